@@ -1,0 +1,1 @@
+//! The coordinator's decisions: `step(state, now, event) -> Step`.

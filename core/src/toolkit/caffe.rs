@@ -1,0 +1,25 @@
+//! Caffe, started by MPI. Planned by a later step: parses and validates only.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The solver file; excludes `pythonScriptFilePath`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file_path: Option<String>,
+    /// The script; variables are expanded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python_script_file_path: Option<String>,
+    /// The interpreter; `python3`, else `python`, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python_interpreter_path: Option<String>,
+    /// Arguments of the script, in shell syntax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line_args: Option<String>,
+    /// Number of processes; `nodeCount` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_count: Option<u32>,
+}

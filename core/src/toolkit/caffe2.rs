@@ -1,0 +1,18 @@
+//! Caffe2. Planned by a later step: parses and validates only.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The script; variables are expanded.
+    pub python_script_file_path: String,
+    /// The interpreter; `python3`, else `python`, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python_interpreter_path: Option<String>,
+    /// Arguments of the script, in shell syntax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line_args: Option<String>,
+}
