@@ -20,6 +20,8 @@ pub mod place;
 #[cfg(feature = "full")]
 pub mod plan;
 #[cfg(feature = "full")]
+pub mod session;
+#[cfg(feature = "full")]
 pub mod spec;
 #[cfg(feature = "full")]
 pub mod text;
