@@ -1,1 +1,4 @@
-//! x
+//! Fast tests: no process, no network, no root.
+
+mod step;
+mod tidy;

@@ -1,0 +1,585 @@
+//! The coordinator's core against a model of agents, network and store, driven by random events.
+//!
+//! The store keeps what `commit` says; a crash forgets the state and every effect that was not performed.
+//! The invariants of docs/reliability.md that concern the core are checked after every event, and at the
+//! end, when everything is connected and delivered, every job must be over and every node free.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+use trainyard_core::coordinator::recover::{Stored, recover};
+use trainyard_core::coordinator::state::{Job, JobPhase};
+use trainyard_core::coordinator::{Answer, Config, Effect, Event, JobKey, NewJob, Now, Record, ReplyTo, State, step};
+use trainyard_core::id::{AttemptId, Epoch, GangId, Generation, JobId, NodeId, Rank};
+use trainyard_core::plan::task::Role;
+use trainyard_core::plan::{NodePlan, PortSpace};
+use trainyard_core::session::{
+    Command, EndCause, GangPhase, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed, PrepareFailure, Report,
+    TaskEnded,
+};
+use trainyard_core::spec::JobSpec;
+use trainyard_core::text::Name;
+use trainyard_core::unit::{Exit, Tick, WallMs};
+
+const NODES: u8 = 3;
+const LEASE_MS: u64 = 60_000;
+
+#[derive(Clone, Debug)]
+enum Act {
+    Submit { job: u8, nodes: u8, tensorflow: bool, retries: u8 },
+    Cancel(u8),
+    Delete(u8),
+    Connect(u8),
+    Disconnect(u8),
+    /// One message from the coordinator to the node.
+    Down(u8),
+    /// One message from the node to the coordinator.
+    Up(u8),
+    /// The node's preparation ends: 0 well, 1 by the command, 2 by the setup, 3 by a taken port.
+    Prepared { node: u8, how: u8 },
+    /// One task of the node ends by itself.
+    Exit { node: u8, code: u8 },
+    /// The coordinator dies; `lose_effects`: between the commit and the effects of the last event.
+    Crash { lose_effects: bool },
+    Advance { ms: u16 },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let node = 0..NODES;
+    prop_oneof![
+        3 => (0..6u8, 1..=NODES, any::<bool>(), 0..2u8)
+            .prop_map(|(job, nodes, tensorflow, retries)| Act::Submit { job, nodes, tensorflow, retries }),
+        1 => (0..6u8).prop_map(Act::Cancel),
+        1 => (0..6u8).prop_map(Act::Delete),
+        3 => node.clone().prop_map(Act::Connect),
+        1 => node.clone().prop_map(Act::Disconnect),
+        8 => node.clone().prop_map(Act::Down),
+        8 => node.clone().prop_map(Act::Up),
+        4 => (node.clone(), prop_oneof![6 => Just(0u8), 1 => 1..4u8]).prop_map(|(node, how)| Act::Prepared { node, how }),
+        4 => (node, prop_oneof![5 => Just(0u8), 1 => 1..3u8]).prop_map(|(node, code)| Act::Exit { node, code }),
+        1 => any::<bool>().prop_map(|lose_effects| Act::Crash { lose_effects }),
+        1 => (0..5_000u16).prop_map(|ms| Act::Advance { ms }),
+    ]
+}
+
+#[derive(Default)]
+struct Agent {
+    session: Option<Epoch>,
+    generation: Generation,
+    held: BTreeMap<GangId, Held>,
+    seen: BTreeSet<GangId>,
+    down: VecDeque<(Epoch, Command)>,
+    up: VecDeque<(Epoch, Vec<Report>)>,
+    /// When the fence of its attempts expires unless it is renewed.
+    fence: Tick,
+}
+
+struct Held {
+    phase: GangPhase,
+    plan: NodePlan,
+    start_when_prepared: bool,
+    fenced: bool,
+    prepare_failed: Option<PrepareFailed>,
+    ended: BTreeMap<Rank, TaskEnded>,
+}
+
+struct World {
+    state: State,
+    now: Now,
+    agents: BTreeMap<NodeId, Agent>,
+    // The store.
+    jobs: BTreeMap<JobId, Job>,
+    plans: BTreeMap<GangId, Vec<NodePlan>>,
+    nodes: BTreeMap<NodeId, (Epoch, NodeFacts)>,
+    next_job: JobId,
+    /// Every attempt ever started, to find a second start.
+    started: BTreeSet<AttemptId>,
+    answers: Vec<Answer>,
+    acked: BTreeMap<String, JobId>,
+    local: bool,
+}
+
+impl World {
+    fn new(local: bool) -> World {
+        let agents = (0..NODES).map(|n| (node(n), Agent::default())).collect();
+        World {
+            state: State::new(config(local), Generation(1), JobId(1), Epoch(1)),
+            now: Now { tick: Tick(1), wall: WallMs(1_000_000) },
+            agents,
+            jobs: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            next_job: JobId(1),
+            started: BTreeSet::new(),
+            answers: vec![],
+            acked: BTreeMap::new(),
+            local,
+        }
+    }
+
+    fn event(&mut self, event: Event, lose_effects: bool) {
+        let step = step(&mut self.state, self.now, event);
+        for record in step.commit {
+            match record {
+                Record::PutJob(job) => {
+                    self.next_job = self.next_job.max(JobId(job.id.0 + 1));
+                    if let Some(before) = self.jobs.get(&job.id) {
+                        assert!(before.is_open() || !job.is_open(), "job {} came back from its end", job.id);
+                    }
+                    // As the store does it: through JSON.
+                    let text = serde_json::to_string(&*job).expect("jobs serialise");
+                    self.jobs.insert(job.id, serde_json::from_str(&text).expect("jobs deserialise"));
+                }
+                Record::PutPlan { gang, nodes } => drop(self.plans.insert(gang, nodes)),
+                Record::DeleteJob(id) => {
+                    self.jobs.remove(&id);
+                    self.acked.retain(|_, acked| *acked != id);
+                }
+                Record::PutNode { node, epoch, facts } => drop(self.nodes.insert(node, (epoch, facts))),
+                Record::Journal(_) => {}
+            }
+        }
+        if lose_effects {
+            return;
+        }
+        for effect in step.then {
+            match effect {
+                Effect::Reply(_, Answer::Welcome(welcome)) => self.answers.push(Answer::Welcome(welcome)),
+                Effect::Reply(_, answer) => self.answers.push(answer),
+                Effect::Send { node, epoch, command } => {
+                    let agent = self.agents.get_mut(&node).expect("known node");
+                    agent.down.push_back((epoch, command));
+                }
+                Effect::DropLogs(_) => {}
+            }
+        }
+        let wrong = self.state.check();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        self.state.forget_finished();
+    }
+
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::Submit { job, nodes, tensorflow, retries } => {
+                let key = key(*job);
+                let finished = self.finished(&key);
+                let new = NewJob { key: key.clone(), uuid: format!("uuid-{job}"), spec: spec(*nodes, *tensorflow, *retries) };
+                self.answers.clear();
+                self.event(Event::Submitted { reply: ReplyTo(0), job: Box::new(new), finished }, false);
+                if let [Answer::Created(id)] = self.answers[..] {
+                    self.acked.insert(key.folded(), id);
+                }
+            }
+            Act::Cancel(job) => {
+                let finished = self.finished(&key(*job));
+                self.event(Event::Cancelled { reply: ReplyTo(0), key: key(*job), finished }, false);
+            }
+            Act::Delete(job) => {
+                let finished = self.finished(&key(*job));
+                self.event(Event::Deleted { reply: ReplyTo(0), key: key(*job), finished }, false);
+            }
+            Act::Connect(n) => self.connect(*n),
+            Act::Disconnect(n) => self.disconnect(*n),
+            Act::Down(n) => self.down(*n),
+            Act::Up(n) => self.up(*n),
+            Act::Prepared { node: n, how } => self.prepared(*n, *how),
+            Act::Exit { node: n, code } => self.exit(*n, i32::from(*code)),
+            Act::Crash { lose_effects } => self.crash(*lose_effects),
+            Act::Advance { ms } => self.advance(u64::from(*ms)),
+        }
+        self.check_single_run();
+        self.check_acked();
+    }
+
+    fn finished(&self, key: &JobKey) -> Option<trainyard_core::coordinator::event::FinishedJob> {
+        let job = self.jobs.values().find(|job| job.key.folded() == key.folded() && !job.is_open())?;
+        Some(trainyard_core::coordinator::event::FinishedJob { id: job.id, spec: job.spec.clone() })
+    }
+
+    fn connect(&mut self, n: u8) {
+        let id = node(n);
+        if self.agents[&id].session.is_some() {
+            return;
+        }
+        let agent = &self.agents[&id];
+        let held = agent
+            .held
+            .iter()
+            .map(|(gang, held)| HeldGang {
+                gang: *gang,
+                phase: held.phase,
+                prepare_failed: held.prepare_failed.clone(),
+                attempts: held
+                    .plan
+                    .tasks
+                    .iter()
+                    .filter(|_| held.phase >= GangPhase::Running)
+                    .map(|task| HeldAttempt {
+                        attempt: gang.attempt(task.rank),
+                        started: Some((1, WallMs(1))),
+                        ended: held.ended.get(&task.rank).cloned(),
+                    })
+                    .collect(),
+            })
+            .collect();
+        let hello = Hello { node: id.clone(), facts: facts(n, self.local), held, last_generation: agent.generation };
+        self.answers.clear();
+        self.event(Event::NodeJoined { reply: ReplyTo(1), hello: Box::new(hello) }, false);
+        let welcome = self.answers.iter().find_map(|a| if let Answer::Welcome(w) = a { Some(*w) } else { None });
+        let agent = self.agents.get_mut(&id).expect("known node");
+        match welcome {
+            Some(welcome) => {
+                agent.session = Some(welcome.epoch);
+                agent.generation = welcome.generation;
+                agent.fence = self.now.tick.plus_ms(LEASE_MS);
+            }
+            None => panic!("refused: {:?}", self.answers),
+        }
+    }
+
+    fn disconnect(&mut self, n: u8) {
+        let agent = self.agents.get_mut(&node(n)).expect("known node");
+        let Some(epoch) = agent.session.take() else { return };
+        agent.up.clear();
+        agent.down.clear();
+        self.event(Event::NodeLeft { node: node(n), epoch }, false);
+    }
+
+    fn down(&mut self, n: u8) {
+        let id = node(n);
+        let agent = self.agents.get_mut(&id).expect("known node");
+        let Some((epoch, command)) = agent.down.pop_front() else { return };
+        if agent.session != Some(epoch) {
+            return;
+        }
+        match command {
+            Command::Prepare { gang, plan, start_when_prepared, lease_ms } => {
+                if agent.seen.insert(gang) {
+                    let fenced = lease_ms > 0;
+                    let held = Held {
+                        phase: GangPhase::Preparing,
+                        plan: *plan,
+                        start_when_prepared,
+                        fenced,
+                        prepare_failed: None,
+                        ended: BTreeMap::new(),
+                    };
+                    agent.held.insert(gang, held);
+                }
+            }
+            Command::Start(gang) => self.start(&id, gang),
+            Command::Stop { gang, .. } => {
+                if let Some(held) = agent.held.get_mut(&gang) {
+                    let mut reports = vec![];
+                    if held.phase == GangPhase::Running {
+                        for task in &held.plan.tasks {
+                            let attempt = gang.attempt(task.rank);
+                            held.ended.entry(task.rank).or_insert_with(|| {
+                                let ended = ended(attempt, Exit::Signal(15), EndCause::Stopped);
+                                reports.push(Report::Ended(ended.clone()));
+                                ended
+                            });
+                        }
+                    }
+                    held.phase = GangPhase::Ended;
+                    reports.push(Report::GangEnded(gang));
+                    agent.up.push_back((epoch, reports));
+                } else if agent.seen.insert(gang) {
+                    // A Stop that overtook its Prepare: never launch it.
+                    agent.up.push_back((epoch, vec![Report::GangEnded(gang)]));
+                }
+            }
+            Command::Release(gang) => {
+                let over = agent.held.get(&gang).is_none_or(|held| held.phase == GangPhase::Ended);
+                assert!(over, "release of {gang}, which runs");
+                agent.held.remove(&gang);
+            }
+            Command::EndedAck(_) => {}
+        }
+    }
+
+    fn start(&mut self, id: &NodeId, gang: GangId) {
+        let agent = self.agents.get_mut(id).expect("known node");
+        let Some(held) = agent.held.get_mut(&gang).filter(|held| held.phase == GangPhase::Prepared) else { return };
+        held.phase = GangPhase::Running;
+        let mut reports = vec![];
+        for task in &held.plan.tasks {
+            let attempt = gang.attempt(task.rank);
+            assert!(self.started.insert(attempt), "{attempt} started twice");
+            reports.push(Report::Started { attempt, pid: 1, at: self.now.wall });
+        }
+        if let Some(epoch) = agent.session {
+            agent.up.push_back((epoch, reports));
+        }
+    }
+
+    fn up(&mut self, n: u8) {
+        let agent = self.agents.get_mut(&node(n)).expect("known node");
+        let Some((epoch, reports)) = agent.up.pop_front() else { return };
+        agent.fence = self.now.tick.plus_ms(LEASE_MS);
+        self.event(Event::Heard { node: node(n), epoch, reports }, false);
+    }
+
+    fn prepared(&mut self, n: u8, how: u8) {
+        let id = node(n);
+        let agent = self.agents.get_mut(&id).expect("known node");
+        let session = agent.session;
+        let Some((gang, held)) = agent.held.iter_mut().find(|(_, held)| held.phase == GangPhase::Preparing) else {
+            return;
+        };
+        let gang = *gang;
+        let kind = match how {
+            0 => None,
+            1 => Some(PrepareFailure::Command(Exit::Code(3))),
+            2 => Some(PrepareFailure::Setup),
+            _ if held.plan.ports.is_empty() => None,
+            _ => Some(PrepareFailure::PortsTaken(vec![held.plan.ports[0]])),
+        };
+        let report = match kind {
+            None => {
+                held.phase = GangPhase::Prepared;
+                Report::Prepared(gang)
+            }
+            Some(kind) => {
+                let failed = PrepareFailed { gang, kind, message: "planted".to_owned() };
+                held.phase = GangPhase::Ended;
+                held.prepare_failed = Some(failed.clone());
+                Report::PrepareFailed(failed)
+            }
+        };
+        let start = held.phase == GangPhase::Prepared && held.start_when_prepared;
+        if let Some(epoch) = session {
+            agent.up.push_back((epoch, vec![report]));
+        }
+        if start {
+            self.start(&id, gang);
+        }
+    }
+
+    fn exit(&mut self, n: u8, code: i32) {
+        let agent = self.agents.get_mut(&node(n)).expect("known node");
+        let session = agent.session;
+        for (gang, held) in agent.held.iter_mut().filter(|(_, held)| held.phase == GangPhase::Running) {
+            let next = held.plan.tasks.iter().find(|task| {
+                // Parameter servers never end by themselves.
+                task.role != Role::ParameterServer && !held.ended.contains_key(&task.rank)
+            });
+            let Some(task) = next else { continue };
+            let end = ended(gang.attempt(task.rank), Exit::Code(code), EndCause::Itself);
+            held.ended.insert(task.rank, end.clone());
+            let mut reports = vec![Report::Ended(end)];
+            if held.ended.len() == held.plan.tasks.len() {
+                held.phase = GangPhase::Ended;
+                reports.push(Report::GangEnded(*gang));
+            }
+            if let Some(epoch) = session {
+                agent.up.push_back((epoch, reports));
+            }
+            return;
+        }
+    }
+
+    fn crash(&mut self, lose_effects: bool) {
+        if lose_effects {
+            self.event(Event::Woke, true);
+        }
+        for agent in self.agents.values_mut() {
+            agent.session = None;
+            agent.up.clear();
+            agent.down.clear();
+        }
+        let stored = Stored {
+            jobs: self.jobs.values().filter(|job| job.is_open()).cloned().collect(),
+            plans: self.plans.iter().map(|(gang, nodes)| (*gang, nodes.clone())).collect(),
+            nodes: self.nodes.iter().map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone())).collect(),
+            next_job: self.next_job,
+        };
+        let generation = Generation(self.state.generation.0 + 1);
+        self.state = recover(config(self.local), generation, stored, self.now);
+        let wrong = self.state.check();
+        assert!(wrong.is_empty(), "after recovery: {wrong:#?}");
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.now.tick = self.now.tick.plus_ms(ms);
+        self.now.wall = WallMs(self.now.wall.0 + ms as i64);
+        for agent in self.agents.values_mut() {
+            if agent.session.is_some() {
+                agent.fence = self.now.tick.plus_ms(LEASE_MS);
+                continue;
+            }
+            if agent.fence > self.now.tick {
+                continue;
+            }
+            // The shims' own fence: whether the agent lives or not.
+            for (gang, held) in agent.held.iter_mut().filter(|(_, h)| h.fenced && h.phase == GangPhase::Running) {
+                for task in &held.plan.tasks {
+                    let attempt = gang.attempt(task.rank);
+                    let end = ended(attempt, Exit::Signal(9), EndCause::Fenced);
+                    held.ended.entry(task.rank).or_insert(end);
+                }
+                held.phase = GangPhase::Ended;
+            }
+        }
+        let heard: Vec<(NodeId, Epoch)> =
+            self.agents.iter().filter_map(|(id, agent)| Some((id.clone(), agent.session?))).collect();
+        for (node, epoch) in heard {
+            self.event(Event::Heard { node, epoch, reports: vec![] }, false);
+        }
+        self.event(Event::Woke, false);
+    }
+
+    /// N6: at most one live attempt per (job, rank).
+    fn check_single_run(&self) {
+        let mut live = BTreeMap::new();
+        for agent in self.agents.values() {
+            for (gang, held) in agent.held.iter().filter(|(_, held)| held.phase == GangPhase::Running) {
+                for task in held.plan.tasks.iter().filter(|task| !held.ended.contains_key(&task.rank)) {
+                    if let Some(other) = live.insert((gang.job, task.rank), gang) {
+                        panic!("rank {} of job {} runs in gangs {other} and {gang}", task.rank, gang.job);
+                    }
+                }
+            }
+        }
+    }
+
+    /// N1: what was acknowledged is in the store.
+    fn check_acked(&self) {
+        for (name, id) in &self.acked {
+            assert!(self.jobs.contains_key(id), "job {name} ({id}) was acknowledged and is not in the store");
+        }
+    }
+
+    /// Connects everything, delivers everything, lets every task end well.
+    fn settle(&mut self) {
+        for round in 0..2_000 {
+            for n in 0..NODES {
+                self.connect(n);
+                self.down(n);
+                self.prepared(n, 0);
+                self.up(n);
+                self.exit(n, 0);
+                self.check_single_run();
+            }
+            if round % 50 == 49 {
+                self.advance(61_000);
+            }
+            let quiet = self.agents.values().all(|a| a.up.is_empty() && a.down.is_empty() && a.held.is_empty());
+            if quiet && self.jobs.values().all(|job| !job.is_open()) {
+                break;
+            }
+        }
+        for job in self.jobs.values() {
+            let stuck = job.is_open() && job.spec.node_count <= u32::from(NODES);
+            assert!(!stuck, "job {} is stuck: {:#?}\nwaiting {:?}", job.id, job.phase, self.state.waiting);
+        }
+        for node in self.state.nodes.values() {
+            assert_eq!(node.gang, None, "{} is not free", node.id);
+        }
+        for (id, agent) in &self.agents {
+            let held: Vec<_> = agent.held.keys().collect();
+            assert!(held.is_empty(), "{id} still holds {held:?}");
+        }
+        assert!(self.state.plans.is_empty() && self.state.queue.is_empty());
+    }
+}
+
+fn config(local: bool) -> Config {
+    Config { lease_ms: LEASE_MS, boot_id: "boot".to_owned(), keep_local: local, ..Config::default() }
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId(format!("node-{n}"))
+}
+
+fn facts(n: u8, local: bool) -> NodeFacts {
+    let boot_id = if local { "boot".to_owned() } else { format!("boot-{n}") };
+    NodeFacts {
+        version: "0".to_owned(),
+        address: format!("10.0.0.{}", n + 4),
+        root: format!("/nodes/{n}/LS_root"),
+        port_space: PortSpace { boot_id, network_namespace: 1 },
+        privileged: true,
+        base_environment: BTreeMap::new(),
+        gpus: vec![],
+        gpu_problem: String::new(),
+    }
+}
+
+fn key(job: u8) -> JobKey {
+    let name = |text: &str| Name::parse(text).expect("a name");
+    JobKey {
+        subscription: "s".to_owned(),
+        resource_group: "g".to_owned(),
+        workspace: name("w"),
+        experiment: name("e"),
+        job: name(&format!("job{job}")),
+    }
+}
+
+fn spec(nodes: u8, tensorflow: bool, retries: u8) -> JobSpec {
+    let mut spec = serde_json::json!({
+        "nodeCount": nodes, "stdOutErrPathPrefix": "/logs", "retries": retries,
+        "secrets": [{ "name": "KEY", "value": "s3cret" }],
+    });
+    if tensorflow {
+        spec["tensorFlowSettings"] = serde_json::json!({ "pythonScriptFilePath": "/train.py" });
+    } else {
+        spec["customToolkitSettings"] = serde_json::json!({ "commandLine": "true" });
+    }
+    serde_json::from_value(spec).expect("a spec")
+}
+
+fn ended(attempt: AttemptId, exit: Exit, cause: EndCause) -> TaskEnded {
+    TaskEnded {
+        attempt,
+        exit,
+        cause,
+        started: WallMs(1),
+        ended: WallMs(2),
+        stderr_tail: String::new(),
+        message: String::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn kept_nodes_lose_nothing_and_run_nothing_twice(acts in prop::collection::vec(act(), 1..150)) {
+        let mut world = World::new(true);
+        for act in &acts {
+            world.act(act);
+        }
+        world.settle();
+    }
+
+    #[test]
+    fn fenced_nodes_lose_nothing_and_run_nothing_twice(
+        acts in prop::collection::vec(prop_oneof![9 => act(), 1 => Just(Act::Advance { ms: 50_000 })], 1..150),
+    ) {
+        let mut world = World::new(false);
+        for act in &acts {
+            world.act(act);
+        }
+        world.settle();
+    }
+}
+
+#[test]
+fn a_job_of_two_nodes_starts_only_when_both_are_prepared() {
+    let mut world = World::new(true);
+    (0..2).for_each(|n| world.connect(n));
+    world.act(&Act::Submit { job: 0, nodes: 2, tensorflow: false, retries: 0 });
+    (0..2).for_each(|n| world.down(n));
+    world.prepared(0, 0);
+    world.up(0);
+    assert!(world.agents[&node(0)].down.is_empty(), "started before the other node was prepared");
+    world.prepared(1, 0);
+    world.up(1);
+    (0..2).for_each(|n| world.down(n));
+    assert_eq!(world.started.len(), 1);
+    world.settle();
+    let JobPhase::Ended { reason, .. } = &world.jobs[&JobId(1)].phase else { panic!("not over") };
+    assert_eq!(reason.exit_code(), Some(0));
+}
