@@ -30,6 +30,11 @@ number_id!(
     /// The place of a task in its gang, from 0.
     Rank(u32)
 );
+impl Rank {
+    /// The job preparation of a node: an attempt like any other, but no task of the gang.
+    pub const PREPARATION: Rank = Rank(u32::MAX);
+}
+
 number_id!(
     /// Grows with each registration of a node, so that stale messages are refused.
     Epoch(u64)

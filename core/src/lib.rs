@@ -12,6 +12,8 @@ pub mod shim;
 pub mod unit;
 
 #[cfg(feature = "full")]
+pub mod agent;
+#[cfg(feature = "full")]
 pub mod coordinator;
 #[cfg(feature = "full")]
 pub mod mount;

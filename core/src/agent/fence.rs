@@ -1,0 +1,50 @@
+//! Fences: until when a shim lets its task live without a word from the coordinator.
+//!
+//! The coordinator counts the lease from when it last heard of the node. The agent knows only when it
+//! *sent* what was answered, which is earlier, and takes a margin off: the fence always falls first (N6).
+
+use super::Turn;
+use super::effect::Effect;
+use super::state::{Attempt, State};
+use crate::id::GangId;
+
+/// Between the fence and the end of the lease at the latest, in ms: KILL and clock rates take time.
+const MARGIN_MS: (u64, u64) = (500, 30_000);
+
+/// The coordinator has answered what was sent at this time.
+pub(super) fn on_contact(turn: &mut Turn<'_>, boot_ms: u64) {
+    turn.state.contact_boot_ms = turn.state.contact_boot_ms.max(Some(boot_ms));
+    let ids: Vec<GangId> = turn.state.gangs.keys().copied().collect();
+    for id in ids {
+        renew(turn, id);
+    }
+}
+
+/// Moves the fences of a gang's attempts, if that is worth a message to each shim.
+pub(super) fn renew(turn: &mut Turn<'_>, id: GangId) {
+    let Some(fence_boot_ms) = fence(turn.state, id) else { return };
+    let Some(gang) = turn.state.gangs.get_mut(&id) else { return };
+    if fence_boot_ms < gang.fence_boot_ms.saturating_add(gang.lease_ms / 4) {
+        return;
+    }
+    let running: Vec<_> = gang
+        .attempts()
+        .into_iter()
+        .filter(|(_, attempt)| matches!(attempt, Attempt::Running { .. }))
+        .map(|(rank, _)| id.attempt(rank))
+        .collect();
+    if running.is_empty() {
+        return;
+    }
+    gang.fence_boot_ms = fence_boot_ms;
+    for attempt in running {
+        turn.then(Effect::Renew { attempt, fence_boot_ms });
+    }
+}
+
+/// Where the fence of a gang may stand now; absent if it is never fenced, or no contact is known.
+pub(super) fn fence(state: &State, id: GangId) -> Option<u64> {
+    let gang = state.gangs.get(&id).filter(|gang| gang.lease_ms > 0)?;
+    let margin = (gang.lease_ms / 10).clamp(MARGIN_MS.0, MARGIN_MS.1);
+    Some(state.contact_boot_ms?.saturating_add(gang.lease_ms.saturating_sub(margin)))
+}
