@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::role::Seating;
+use crate::plan::{Gang, PlanError};
+
 pub mod caffe;
 pub mod caffe2;
 pub mod chainer;
@@ -88,6 +91,21 @@ impl Toolkit {
             Toolkit::Custom(_) => "custom",
             Toolkit::CustomMpi(_) => "mpi",
             Toolkit::Horovod(_) => "horovod",
+        }
+    }
+
+    /// Which task sits where, and what it runs.
+    pub(crate) fn seat<'a>(&'a self, gang: &mut Gang<'_>) -> Result<Seating<'a>, PlanError> {
+        match self {
+            Toolkit::TensorFlow(settings) => tensorflow::seat(settings, gang),
+            Toolkit::PyTorch(settings) => pytorch::seat(settings, gang),
+            Toolkit::Custom(settings) => Ok(custom::seat(settings, gang)),
+            Toolkit::Cntk(_)
+            | Toolkit::Caffe(_)
+            | Toolkit::Caffe2(_)
+            | Toolkit::Chainer(_)
+            | Toolkit::CustomMpi(_)
+            | Toolkit::Horovod(_) => Err(PlanError::NotBuilt { features: vec![self.key().to_owned()] }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::id::{NodeId, Rank};
 use crate::text::Secret;
@@ -81,6 +81,9 @@ pub struct NodePlan {
     pub ports: Vec<Port>,
     /// The tasks on this node, by rank. May be empty: custom jobs run on the first node only.
     pub tasks: Vec<TaskPlan>,
+    /// What the user should know of this plan, a sentence each: written to the execution log first.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A directory of the node, shown at another place.
@@ -113,8 +116,8 @@ pub struct Command {
     pub argv: Vec<String>,
     /// The whole environment but the secrets; by name.
     pub env: BTreeMap<String, String>,
-    /// Variables whose values never reach a disk, a log or an API; by name.
-    #[serde(skip)]
+    /// Variables whose values never reach a disk, a log or an API; by name. `Serialize` gives the names.
+    #[serde(skip_deserializing, serialize_with = "names")]
     pub secret_env: BTreeMap<String, Secret>,
     /// Working directory, absolute.
     pub cwd: String,
@@ -122,6 +125,10 @@ pub struct Command {
     pub stdout: String,
     /// File name of its stderr in `std_dir`.
     pub stderr: String,
+}
+
+fn names<S: Serializer>(secrets: &BTreeMap<String, Secret>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(secrets.keys())
 }
 
 /// What a task is for.

@@ -25,6 +25,7 @@ impl From<NodePlan> for v1::NodePlan {
             preparation: plan.preparation.map(Into::into),
             ports: plan.ports.into_iter().map(|port| u32::from(port.0)).collect(),
             tasks: plan.tasks.into_iter().map(Into::into).collect(),
+            notes: plan.notes,
         }
     }
 }
@@ -45,6 +46,7 @@ impl TryFrom<v1::NodePlan> for NodePlan {
             preparation: plan.preparation.map(TryInto::try_into).transpose()?,
             ports: plan.ports.into_iter().map(port).collect::<Result<_, _>>()?,
             tasks: plan.tasks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            notes: plan.notes,
         })
     }
 }

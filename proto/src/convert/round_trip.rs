@@ -85,6 +85,7 @@ fn plan() -> impl Strategy<Value = NodePlan> {
             preparation,
             ports: ports.into_iter().map(Port).collect(),
             tasks,
+            notes: vec!["a note".into()],
         },
     )
 }
