@@ -1,4 +1,5 @@
 //! Fast tests: no process, no network, no root.
 
+mod plan;
 mod step;
 mod tidy;

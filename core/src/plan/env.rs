@@ -1,12 +1,12 @@
 //! The environment of every process of a gang. The table is explained in docs/environment.md.
 //!
-//! Order, later wins: the node's base, what the plan defines, secrets, the user's variables. A variable that
-//! refers to a secret becomes one itself.
+//! Order, later wins: the node's base, what the plan defines, secrets, the user's variables.
 
 use std::collections::BTreeMap;
 
 use super::role::{Seat, Seating};
 use super::{Gang, PlanError};
+use crate::spec::env::{EnvironmentVariable, SecretVariable};
 use crate::spec::expand::{expand, expand_known, variables_in};
 use crate::spec::{JobSpec, limits};
 use crate::text::Secret;
@@ -84,11 +84,11 @@ impl Environment<'_> {
             env.insert("CUDA_VISIBLE_DEVICES".to_owned(), visible);
         }
         let spec = self.gang.input.spec;
-        let mut secret_env = secrets(spec)?;
+        let secret_env = secrets(spec)?;
         for name in secret_env.keys() {
             env.remove(name);
         }
-        add_user_variables(spec, &mut env, &mut secret_env)?;
+        add_user_variables(spec, &mut env, &secret_env)?;
         Ok((env, secret_env))
     }
 
@@ -160,7 +160,7 @@ pub(super) fn path_scope(
 }
 
 fn secrets(spec: &JobSpec) -> Result<BTreeMap<String, Secret>, PlanError> {
-    let secret = |(i, secret): (usize, &crate::spec::env::SecretVariable)| {
+    let secret = |(i, secret): (usize, &SecretVariable)| {
         check_name(&format!("secrets[{i}].name"), &secret.name)?;
         let Some(value) = &secret.value else {
             return Err(PlanError::NotBuilt { features: vec![format!("secrets[{i}].valueSecretReference")] });
@@ -173,30 +173,28 @@ fn secrets(spec: &JobSpec) -> Result<BTreeMap<String, Secret>, PlanError> {
     spec.secrets.iter().enumerate().map(secret).collect()
 }
 
+/// Each value may use what the plan defines and the variables before it; other names stay as they are written.
 fn add_user_variables(
     spec: &JobSpec,
     env: &mut BTreeMap<String, String>,
-    secret_env: &mut BTreeMap<String, Secret>,
+    secret_env: &BTreeMap<String, Secret>,
 ) -> Result<(), PlanError> {
-    let mut scope = env.clone();
-    scope.extend(secret_env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
-    for (i, variable) in spec.environment_variables.iter().enumerate() {
-        check_name(&format!("environmentVariables[{i}].name"), &variable.name)?;
-        if variable.value.contains('\0') {
-            return Err(PlanError::Nul { field: format!("environmentVariables[{i}].value") });
+    for (i, EnvironmentVariable { name, value }) in spec.environment_variables.iter().enumerate() {
+        let field = format!("environmentVariables[{i}].value");
+        check_name(&format!("environmentVariables[{i}].name"), name)?;
+        if secret_env.contains_key(name) {
+            return Err(PlanError::SecretAgain { name: name.clone() });
         }
-        if grows_beyond(&variable.value, &scope, limits::COMMAND_LINE_BYTES) {
-            return Err(too_long(&variable.name));
+        if value.contains('\0') {
+            return Err(PlanError::Nul { field });
         }
-        let value = expand_known(&variable.value, &scope);
-        scope.insert(variable.name.clone(), value.clone());
-        if variables_in(&variable.value).any(|name| secret_env.contains_key(name)) {
-            env.remove(&variable.name);
-            secret_env.insert(variable.name.clone(), Secret::new(value));
-        } else {
-            secret_env.remove(&variable.name);
-            env.insert(variable.name.clone(), value);
+        if let Some(secret) = variables_in(value).find(|name| secret_env.contains_key(*name)) {
+            return Err(PlanError::SecretInText { field, value: value.clone(), name: secret.to_owned() });
         }
+        if grows_beyond(value, env, limits::COMMAND_LINE_BYTES) {
+            return Err(too_long(name));
+        }
+        env.insert(name.clone(), expand_known(value, env));
     }
     Ok(())
 }

@@ -52,6 +52,12 @@ pub enum PlanError {
         /// The secret's variable.
         name: String,
     },
+    /// A name stands both in `secrets` and in `environmentVariables`.
+    #[error("{name} is both a secret and an environment variable of this job")]
+    SecretAgain {
+        /// The name.
+        name: String,
+    },
     /// A path does not start at the root.
     #[error("{field} is `{path}`: an absolute path is needed")]
     RelativePath {

@@ -20,7 +20,9 @@ pub(super) fn argv(
         Program::Script { key, script, interpreter, args } => {
             let script = path::expanded(&format!("{key}.pythonScriptFilePath"), script, env, spec)?;
             let interpreter = match interpreter {
-                Some(text) => quoted(&path::expanded(&format!("{key}.pythonInterpreterPath"), text, env, spec)?),
+                Some(text) => {
+                    quoted(&path::expanded(&format!("{key}.pythonInterpreterPath"), text, env, spec)?)
+                }
                 None => DEFAULT_INTERPRETER.to_owned(),
             };
             // A relative script lies in the working directory; its name must not read as an option of Python's.
