@@ -120,6 +120,29 @@ pub struct Started {
     pub shim_pid: u32,
 }
 
+/// The text in the run directory's `started` file.
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Started { pid, start_time_ticks, at, shim_pid } = self;
+        writeln!(f, "pid={pid} start_time_ticks={start_time_ticks} at_ms={} shim_pid={shim_pid};", at.0)
+    }
+}
+
+impl Started {
+    /// Reads what `Display` prints; `None` for anything else, as the empty marker of a start that was tried.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Started> {
+        let mut parts = text.strip_suffix(";\n")?.split(' ');
+        let mut value = |key: &str| parts.next()?.strip_prefix(key)?.strip_prefix('=');
+        Some(Started {
+            pid: value("pid")?.parse().ok()?,
+            start_time_ticks: value("start_time_ticks")?.parse().ok()?,
+            at: WallMs(value("at_ms")?.parse().ok()?),
+            shim_pid: value("shim_pid")?.parse().ok()?,
+        })
+    }
+}
+
 /// A program that could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {

@@ -91,6 +91,15 @@ proptest! {
     }
 
     #[test]
+    fn the_start_marker_reads_back_whole_or_not_at_all(
+        started in any_started(), at in any::<prop::sample::Index>(),
+    ) {
+        let text = started.to_string();
+        prop_assert_eq!(Started::parse(&text), Some(started));
+        prop_assert_eq!(Started::parse(&text[..at.index(text.len())]), None);
+    }
+
+    #[test]
     fn a_cut_or_longer_message_is_refused(message in any_to_shim(), at in any::<prop::sample::Index>()) {
         let frame = message.encode().split_off(4);
         prop_assert!(ToShim::decode(&frame[..at.index(frame.len())]).is_err());
