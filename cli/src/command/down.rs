@@ -1,0 +1,94 @@
+//! `trainyard down`: stops what `up` started, and says what becomes of jobs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use super::up;
+use crate::client::Client;
+use crate::config::{self, Target};
+use crate::jobref::JobRef;
+use crate::output::{self, Format, cell};
+use crate::statelock::{self, Keeper};
+use crate::{exit, follow, talk};
+
+/// How long the process gets to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stop what `up` started.
+///
+/// Refuses while jobs wait or run, unless a flag says what to do about them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  trainyard down
+  trainyard down --wait      first let all jobs end
+  trainyard down --cancel    first cancel all jobs
+  trainyard down --force     now; running tasks go on, and the next `up` takes them over")]
+pub(crate) struct Down {
+    /// Wait until all jobs have ended.
+    #[arg(long, group = "how")]
+    wait: bool,
+    /// Cancel all jobs and wait until they have ended.
+    #[arg(long, group = "how")]
+    cancel: bool,
+    /// At once: running tasks go on, waiting jobs stay in the queue, for the next `up`.
+    #[arg(long, group = "how")]
+    force: bool,
+    /// The state directory that `up` was given.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Down {
+    pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
+        let state_dir = up::state_dir(self.state_dir.as_deref())?;
+        let Some(keeper) = statelock::keeper(&state_dir)? else {
+            talk::note(&format!("nothing runs with the state directory {}", state_dir.display()));
+            return Ok(exit::OK);
+        };
+        if !self.force {
+            super::client_runtime()?.block_on(self.settle_jobs(&state_dir, &keeper))?;
+        }
+        statelock::stop(&state_dir, &keeper, PATIENCE)?;
+        talk::note(if self.force { "stopped; tasks that run go on" } else { "stopped" });
+        if format != Format::Table {
+            output::print(format, &json!({"pid": keeper.pid, "stateDir": state_dir}), |_| String::new())?;
+        }
+        Ok(exit::OK)
+    }
+
+    async fn settle_jobs(&self, state_dir: &Path, keeper: &Keeper) -> anyhow::Result<()> {
+        let token = config::keep_token(state_dir)?;
+        let client = Client::new(Target { coordinator: keeper.coordinator.clone(), token: Some(token) })?;
+        let jobs = open_jobs(&client).await.context("asking for open jobs; --force stops without asking")?;
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        if !self.wait && !self.cancel {
+            let lines: Vec<String> = jobs
+                .iter()
+                .map(|job| format!("\n  {} {}", cell(&job["name"]), cell(&job["executionState"])))
+                .collect();
+            bail!("{} jobs are open:{}\nchoose --wait, --cancel or --force", jobs.len(), lines.concat());
+        }
+        let jobs: Vec<JobRef> = jobs.iter().filter_map(|job| JobRef::parse(job["id"].as_str()?)).collect();
+        if self.cancel {
+            for job in &jobs {
+                client.terminate(job).await.with_context(|| format!("cancelling {}", job.job))?;
+            }
+        }
+        talk::note(&format!("waiting for {} jobs to end", jobs.len()));
+        for job in &jobs {
+            let ended = follow::until_ended(&client, job, |_| {}).await?;
+            talk::note(&follow::epitaph(&ended));
+        }
+        Ok(())
+    }
+}
+
+async fn open_jobs(client: &Client) -> anyhow::Result<Vec<Value>> {
+    let list = client.get("/api/v1/jobs?state=queued,running,terminating&limit=10000").await?;
+    Ok(list["value"].as_array().cloned().unwrap_or_default())
+}

@@ -1,0 +1,319 @@
+//! Following a job: its state by events, its logs by bytes; both through restarts of the coordinator.
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::client::{Client, Heard, back_off, is_not_found, is_unreachable};
+use crate::jobref::JobRef;
+use crate::output::{cell, printable};
+use crate::{exit, talk};
+
+/// Waits until the job has ended, and gives its last state; `on_change` sees every state on the way.
+pub(crate) async fn until_ended(
+    client: &Client,
+    job: &JobRef,
+    mut on_change: impl FnMut(&Value),
+) -> anyhow::Result<Value> {
+    until(client, job, |now| {
+        on_change(now);
+        exit::of_job(now).is_some()
+    })
+    .await
+}
+
+/// Waits until the job's resource is as wanted, or the job has ended, and gives the resource.
+///
+/// A coordinator that does not answer is waited for: that says nothing about the job.
+pub(crate) async fn until(
+    client: &Client,
+    job: &JobRef,
+    mut wanted: impl FnMut(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    let first = client.job(job).await?;
+    if wanted(&first) || exit::of_job(&first).is_some() {
+        return Ok(first);
+    }
+    let mut heard = client.events(first["properties"]["trainyard"]["jobId"].as_u64());
+    let mut told = false;
+    while let Some(news) = heard.recv().await {
+        match news {
+            Heard::Lost(why) => {
+                if !std::mem::replace(&mut told, true) {
+                    talk::note(&format!("waiting for the coordinator: {why}"));
+                }
+                continue;
+            }
+            Heard::Refused(error) => return Err(error),
+            Heard::Connected => told = false,
+            Heard::Event(_) => {}
+        }
+        // One look serves for all that has been heard so far.
+        while let Ok(more) = heard.try_recv() {
+            if let Heard::Refused(error) = more {
+                return Err(error);
+            }
+        }
+        match client.job(job).await {
+            Ok(now) if wanted(&now) || exit::of_job(&now).is_some() => return Ok(now),
+            Ok(_) => {}
+            Err(e) if is_unreachable(&e) => {}
+            Err(e) if is_not_found(&e) => bail!("the job {} was deleted", job.job),
+            Err(e) => return Err(e),
+        }
+    }
+    bail!("the stream of events ended")
+}
+
+/// One line about an ended job: `quiet-otter-1234 failed with exit code 3: ...`.
+pub(crate) fn epitaph(job: &Value) -> String {
+    let properties = &job["properties"];
+    let mut text = format!("{} {}", cell(&job["name"]), cell(&properties["executionState"]));
+    if let Some(code) = properties["executionInfo"]["exitCode"].as_i64() {
+        text.push_str(&format!(" with exit code {code}"));
+    }
+    if let Some(error) = properties["executionInfo"]["errors"].get(0) {
+        let message = cell(&error["message"]);
+        text.push_str(&format!(": {}", message.trim_end()));
+    }
+    text
+}
+
+/// A stream of a task, as the plan names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stream {
+    /// The task: `worker-0`, or `preparation` (with its node where there are several).
+    pub(crate) task: String,
+    /// The file: `stdout-wk-0.txt`.
+    pub(crate) file: String,
+    /// Whether it is stderr.
+    pub(crate) stderr: bool,
+}
+
+/// The streams of a plan: preparations first, then tasks by rank.
+pub(crate) fn streams(plan: &Value) -> Vec<Stream> {
+    let nodes = plan["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut streams = Vec::new();
+    for node in nodes.iter().filter(|node| node["preparation"].is_object()) {
+        let task = match nodes.len() {
+            1 => "preparation".to_owned(),
+            _ => format!("preparation@{}", cell(&node["node"])),
+        };
+        push(&mut streams, &task, &node["preparation"]);
+    }
+    let mut tasks: Vec<&Value> = nodes.iter().filter_map(|node| node["tasks"].as_array()).flatten().collect();
+    tasks.sort_by_key(|task| task["rank"].as_u64());
+    for task in tasks {
+        push(&mut streams, &cell(&task["name"]), &task["command"]);
+    }
+    streams
+}
+
+fn push(streams: &mut Vec<Stream>, task: &str, command: &Value) {
+    for (key, stderr) in [("stdout", false), ("stderr", true)] {
+        if let Some(file) = command[key].as_str() {
+            streams.push(Stream { task: task.to_owned(), file: file.to_owned(), stderr });
+        }
+    }
+}
+
+/// Which log to read.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    /// Of this job.
+    pub(crate) job: JobRef,
+    /// Of this gang; the current one if none is given.
+    pub(crate) gang: Option<u64>,
+    /// The file.
+    pub(crate) file: String,
+}
+
+impl Log {
+    fn path(&self, offset: u64, follow: bool) -> String {
+        let mut path = format!("{}/logs/{}?offset={offset}", self.job.api_path(), self.file);
+        if let Some(gang) = self.gang {
+            path.push_str(&format!("&gang={gang}"));
+        }
+        if follow {
+            path.push_str("&follow=1");
+        }
+        path
+    }
+
+    /// Opens it: what there is now, or all until the stream has ended.
+    pub(crate) fn open(self, client: Client, follow: bool) -> Reader {
+        Reader { client, log: self, follow, offset: 0, tries: 0, answer: None }
+    }
+}
+
+/// Reads a log from its beginning.
+pub(crate) struct Reader {
+    client: Client,
+    log: Log,
+    follow: bool,
+    /// Of the next byte.
+    offset: u64,
+    /// In a row, without a byte.
+    tries: usize,
+    answer: Option<reqwest::Response>,
+}
+
+impl Reader {
+    /// The next bytes; `None` at the end. A follower outlives restarts of the coordinator.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            let Some(answer) = &mut self.answer else {
+                match self.client.stream(&self.log.path(self.offset, self.follow)).await {
+                    Ok(answer) => self.start(answer),
+                    Err(e) if self.follow && is_unreachable(&e) => self.pause().await,
+                    Err(e) => return Err(e),
+                }
+                continue;
+            };
+            match answer.chunk().await {
+                Ok(Some(bytes)) => {
+                    self.offset += bytes.len() as u64;
+                    self.tries = 0;
+                    return Ok(Some(bytes));
+                }
+                Ok(None) if !self.follow || self.has_ended().await? => return Ok(None),
+                Err(e) if !self.follow => return Err(e).with_context(|| format!("reading {}", self.log.file)),
+                Ok(None) | Err(_) => {
+                    self.answer = None;
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, answer: reqwest::Response) {
+        if let Some(first) = first_offset(&answer).filter(|first| *first > self.offset) {
+            talk::warning(&format!("{}: {} bytes are missing here", self.log.file, first - self.offset));
+            self.offset = first;
+        }
+        self.answer = Some(answer);
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(back_off(self.tries)).await;
+        self.tries += 1;
+    }
+
+    /// Whether a stream that was closed here is at its end, or a coordinator was going down.
+    async fn has_ended(&self) -> anyhow::Result<bool> {
+        let gang = self.log.gang.map(|gang| format!("?gang={gang}")).unwrap_or_default();
+        let list = match self.client.get(&format!("{}/logs{gang}", self.log.job.api_path())).await {
+            Ok(list) => list,
+            Err(e) if is_unreachable(&e) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let file = list["value"].as_array().into_iter().flatten().find(|f| f["file"] == self.log.file.as_str());
+        Ok(file.is_none_or(|file| match &file["end"] {
+            Value::Bool(ended) => *ended && file["size"].as_u64().unwrap_or(0) <= self.offset,
+            Value::Number(end) => end.as_u64().is_some_and(|end| end <= self.offset),
+            Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => false,
+        }))
+    }
+}
+
+fn first_offset(answer: &reqwest::Response) -> Option<u64> {
+    answer.headers().get("x-trainyard-offset")?.to_str().ok()?.parse().ok()
+}
+
+/// Cuts bytes into lines, for output that several tasks share.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    part: Vec<u8>,
+}
+
+/// A line longer than this is cut: something that prints no newline must not fill our memory.
+const LINE_BYTES: usize = 64 * 1024;
+
+impl Lines {
+    /// Gives the lines that these bytes complete, without their newline.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = Vec::new();
+        for byte in bytes {
+            if *byte == b'\n' {
+                lines.push(std::mem::take(&mut self.part));
+            } else {
+                self.part.push(*byte);
+                if self.part.len() >= LINE_BYTES {
+                    lines.push(std::mem::take(&mut self.part));
+                }
+            }
+        }
+        lines
+    }
+
+    /// What stands after the last newline.
+    pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
+        let part = std::mem::take(&mut self.part);
+        (!part.is_empty()).then_some(part)
+    }
+
+    /// What a terminal would show of the unfinished line: progress bars overwrite theirs by `\r`.
+    pub(crate) fn shown_part(&self) -> Option<String> {
+        (!self.part.is_empty()).then(|| shown(&self.part))
+    }
+}
+
+/// What a terminal would show of a line, without its control characters.
+pub(crate) fn shown(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let last = line.rsplit(|b| *b == b'\r').next().unwrap_or(line);
+    printable(&String::from_utf8_lossy(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn streams_follow_the_ranks() {
+        let command = |out: &str| json!({"stdout": format!("stdout-{out}.txt"), "stderr": format!("stderr-{out}.txt")});
+        let plan = json!({"gang": 1, "nodes": [
+            {"node": "node-0", "preparation": command("job_prep"), "tasks": [
+                {"name": "worker-0", "rank": 1, "command": command("wk-0")},
+                {"name": "ps-0", "rank": 0, "command": command("ps-0")}]},
+            {"node": "node-1", "preparation": null, "tasks": []}]});
+        let found: Vec<_> = streams(&plan).into_iter().map(|s| (s.task, s.file)).collect();
+        let expected = [
+            ("preparation@node-0", "stdout-job_prep.txt"),
+            ("preparation@node-0", "stderr-job_prep.txt"),
+            ("ps-0", "stdout-ps-0.txt"),
+            ("ps-0", "stderr-ps-0.txt"),
+            ("worker-0", "stdout-wk-0.txt"),
+            ("worker-0", "stderr-wk-0.txt"),
+        ];
+        assert_eq!(found, expected.map(|(task, file)| (task.to_owned(), file.to_owned())));
+        assert_eq!(streams(&json!(null)), []);
+    }
+
+    #[test]
+    fn lines_are_whole_however_the_bytes_are_cut() {
+        let text = b"one\n\ntwo\r\n\xff\xfe\nrest";
+        for size in [1, 2, 5, text.len()] {
+            let mut lines = Lines::default();
+            let whole: Vec<_> = text.chunks(size).flat_map(|chunk| lines.push(chunk)).collect();
+            assert_eq!(whole, [&b"one"[..], b"", b"two\r", b"\xff\xfe"], "cut into {size}");
+            assert_eq!(lines.rest().as_deref(), Some(&b"rest"[..]));
+            assert_eq!(lines.rest(), None);
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_cut() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.push(&vec![b'x'; LINE_BYTES + 1]).len(), 1);
+        assert_eq!(lines.rest().map(|rest| rest.len()), Some(1));
+    }
+
+    #[test]
+    fn of_a_progress_bar_the_last_state_is_shown() {
+        assert_eq!(shown(b" 10%\r 20%\r\x1b[32m 30%"), " 30%");
+        assert_eq!(shown(b"done\r"), "done");
+    }
+}
