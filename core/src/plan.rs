@@ -15,6 +15,7 @@ mod export;
 mod hostfile;
 mod line;
 mod lint;
+mod order;
 pub(crate) mod path;
 mod port;
 pub(crate) mod role;
@@ -56,7 +57,9 @@ impl PlanInput<'_> {
     #[must_use]
     pub fn segment(&self) -> String {
         let PlanInput { subscription, resource_group, workspace, experiment, job, uuid, .. } = self;
-        format!("{subscription}/{resource_group}/workspaces/{workspace}/experiments/{experiment}/jobs/{job}/{uuid}")
+        format!(
+            "{subscription}/{resource_group}/workspaces/{workspace}/experiments/{experiment}/jobs/{job}/{uuid}"
+        )
     }
 }
 
@@ -81,7 +84,7 @@ pub fn plan(
     let mut gang = Gang::new(input, grants, reserved)?;
     let seating = input.spec.toolkit.seat(&mut gang)?;
     gang.ports.master()?;
-    let environment = Environment { gang: &gang, seating: &seating };
+    let environment = Environment::new(&gang, &seating)?;
     let mut ranks = (0..).map(Rank);
     let nodes = (0..grants.len())
         .map(|node| node_plan(&environment, node, &mut ranks))
@@ -108,8 +111,10 @@ impl<'a> Gang<'a> {
         reserved: &'a ReservedPorts,
     ) -> Result<Gang<'a>, PlanError> {
         path::check_names(input)?;
-        let layouts =
-            grants.iter().map(|grant| Layout::new(input, grant)).collect::<Result<Vec<Layout>, PlanError>>()?;
+        let layouts = grants
+            .iter()
+            .map(|grant| Layout::new(input, grant))
+            .collect::<Result<Vec<Layout>, PlanError>>()?;
         // One port space is one machine, so one disk. The first node's folder is everybody's.
         let together = grants.iter().all(|grant| grant.port_space == grants[0].port_space);
         let shared_temp = together.then(|| format!("{}/shared", layouts[0].job_temp));
@@ -122,7 +127,7 @@ fn node_plan(
     node: usize,
     ranks: &mut impl Iterator<Item = Rank>,
 ) -> Result<NodePlan, PlanError> {
-    let Environment { gang, seating } = environment;
+    let Environment { gang, seating, .. } = environment;
     let (grant, layout, spec) = (&gang.grants[node], &gang.layouts[node], gang.input.spec);
     let mut variables = environment.of_node(node);
     let resolved = directory::resolve(gang, node, &variables)?;
@@ -187,7 +192,14 @@ fn command(
 ) -> Result<Command, PlanError> {
     env::check_size(&argv, &env, &secret_env)?;
     let cwd = layout.job_temp.clone();
-    Ok(Command { argv, env, secret_env, cwd, stdout: format!("stdout{suffix}.txt"), stderr: format!("stderr{suffix}.txt") })
+    Ok(Command {
+        argv,
+        env,
+        secret_env,
+        cwd,
+        stdout: format!("stdout{suffix}.txt"),
+        stderr: format!("stderr{suffix}.txt"),
+    })
 }
 
 /// `-<node>` in file names that several nodes write into one directory.

@@ -282,6 +282,10 @@ fn what_cannot_be_planned_names_its_field() {
         json!({ "containerSettings": { "imageSourceRegistry": { "image": "ubuntu" } } }),
         "not built yet: containerSettings",
     );
+    refused(
+        json!({ "environmentVariables": [{ "name": "A", "value": "$B" }, { "name": "B", "value": "$A" }] }),
+        "the variable A is needed for its own value",
+    );
     refused(json!({ "nodeCount": 2 }), "the job asks for 2 nodes and got 1");
 }
 
@@ -309,7 +313,7 @@ fn growing_variables_are_refused_before_they_fill_the_memory() {
 }
 
 #[test]
-fn users_variables_win_and_see_those_before_them() {
+fn users_variables_win_and_see_each_other() {
     let job = spec(json!({
         "nodeCount": 2,
         "stdOutErrPathPrefix": "$BASE/logs",
@@ -317,7 +321,7 @@ fn users_variables_win_and_see_those_before_them() {
         "environmentVariables": [
             { "name": "BASE", "value": "$AZ_BATCHAI_JOB_TEMP/base" },
             { "name": "PS_HOSTS", "value": "mine" },
-            { "name": "BOTH", "value": "$PS_HOSTS ${AZ_BATCHAI_PS_HOSTS} $LATER $HOME $5 $$" },
+            { "name": "BOTH", "value": "$PS_HOSTS ${AZ_BATCHAI_PS_HOSTS} $LATER $HOME $NOBODY $5 $$" },
             { "name": "LATER", "value": "x" },
             { "name": "ME", "value": "$AZ_BATCHAI_STDOUTERR_DIR/$AZ_BATCHAI_TASK_INDEX" }
         ],
@@ -327,7 +331,7 @@ fn users_variables_win_and_see_those_before_them() {
     let worker = plan.tasks().find(|task| task.name == "worker-1").expect("a task");
     let env = &worker.command.env;
     assert_eq!(env["PS_HOSTS"], "mine");
-    assert_eq!(env["BOTH"], "mine 127.0.0.2:2222 $LATER /home/ada $5 $$");
+    assert_eq!(env["BOTH"], "mine 127.0.0.2:2222 x /home/ada $NOBODY $5 $$");
     assert!(env["ME"].ends_with("/stdouterr/1"), "{}", env["ME"]);
     assert!(!env.contains_key("WORKER_HOSTS") && !env.contains_key("TOKEN"));
     assert_eq!(worker.command.secret_env["TOKEN"], Secret::new("hunter2".to_owned()));

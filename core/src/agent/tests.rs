@@ -52,6 +52,7 @@ fn plan(job: u64, preparation: bool) -> Box<NodePlan> {
         preparation: preparation.then(|| program("job_prep")),
         ports: vec![Port(2222)],
         tasks: vec![task(0), task(1)],
+        notes: Vec::new(),
     })
 }
 

@@ -1,9 +1,10 @@
 //! The environment of every process of a gang. The table is explained in docs/environment.md.
 //!
-//! Order, later wins: the node's base, what the plan defines, secrets, the user's variables.
+//! Later wins: the node's base, what the plan defines, secrets, the user's variables.
 
 use std::collections::BTreeMap;
 
+use super::order::{Definition, order};
 use super::role::{Seat, Seating};
 use super::{Gang, PlanError};
 use crate::spec::env::{EnvironmentVariable, SecretVariable};
@@ -19,6 +20,8 @@ const PROCESS_BYTES: usize = 1024 * 1024;
 pub(super) struct Environment<'a> {
     pub(super) gang: &'a Gang<'a>,
     pub(super) seating: &'a Seating<'a>,
+    /// The user's variables, each after those it needs.
+    user_order: Vec<usize>,
 }
 
 /// Which process of a node.
@@ -27,7 +30,13 @@ pub(super) enum Process<'a> {
     Task(&'a Seat<'a>),
 }
 
-impl Environment<'_> {
+impl<'a> Environment<'a> {
+    pub(super) fn new(gang: &'a Gang<'a>, seating: &'a Seating<'a>) -> Result<Environment<'a>, PlanError> {
+        let variables = &gang.input.spec.environment_variables;
+        let user_order = order(&variables.iter().map(definition).collect::<Vec<Definition<'_>>>())?;
+        Ok(Environment { gang, seating, user_order })
+    }
+
     /// What every process on this node gets and no path of the spec changes.
     pub(super) fn of_node(&self, node: usize) -> BTreeMap<String, String> {
         let Gang { input, grants, layouts, shared_temp, ports } = self.gang;
@@ -88,7 +97,9 @@ impl Environment<'_> {
         for name in secret_env.keys() {
             env.remove(name);
         }
-        add_user_variables(spec, &mut env, &secret_env)?;
+        for i in &self.user_order {
+            add_user_variable(*i, &spec.environment_variables[*i], &mut env, &secret_env)?;
+        }
         Ok((env, secret_env))
     }
 
@@ -113,7 +124,7 @@ impl Environment<'_> {
         let mut notes = Vec::new();
         let skipped: Vec<String> = ports.skipped(node).iter().map(ToString::to_string).collect();
         if !skipped.is_empty() {
-            notes.push(format!("in use or given to another job, so skipped: port {}", skipped.join(", ")));
+            notes.push(format!("ports skipped, in use or given to another job: {}", skipped.join(", ")));
         }
         if shared_temp.is_none() {
             notes.push(
@@ -133,30 +144,25 @@ impl Environment<'_> {
     }
 }
 
-/// What paths of the spec may use: the node's variables, and those of the user that need no more than these.
-pub(super) fn path_scope(
-    spec: &JobSpec,
-    variables: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, PlanError> {
-    let mut scope = variables.clone();
-    for secret in &spec.secrets {
-        scope.remove(&secret.name);
+/// The variable as one that needs others.
+pub(super) fn definition(variable: &EnvironmentVariable) -> Definition<'_> {
+    Definition { name: &variable.name, text: &variable.value }
+}
+
+/// Adds a variable of the user to what paths may use, if it needs no more than that itself.
+pub(super) fn add_to_path_scope(
+    variable: &EnvironmentVariable,
+    scope: &mut BTreeMap<String, String>,
+) -> Result<(), PlanError> {
+    if grows_beyond(&variable.value, scope, limits::COMMAND_LINE_BYTES) {
+        return Err(too_long(&variable.name));
     }
-    for variable in &spec.environment_variables {
-        if grows_beyond(&variable.value, &scope, limits::COMMAND_LINE_BYTES) {
-            return Err(too_long(&variable.name));
-        }
-        match expand(&variable.value, &scope) {
-            Ok(value) => {
-                scope.insert(variable.name.clone(), value);
-            }
-            // It needs what only a process has, or nothing has; a path that uses it is an error then.
-            Err(_) => {
-                scope.remove(&variable.name);
-            }
-        }
-    }
-    Ok(scope)
+    match expand(&variable.value, scope) {
+        Ok(value) => scope.insert(variable.name.clone(), value),
+        // It needs what only a process has, or nothing has: a path that uses it is an error then.
+        Err(_) => scope.remove(&variable.name),
+    };
+    Ok(())
 }
 
 fn secrets(spec: &JobSpec) -> Result<BTreeMap<String, Secret>, PlanError> {
@@ -173,29 +179,29 @@ fn secrets(spec: &JobSpec) -> Result<BTreeMap<String, Secret>, PlanError> {
     spec.secrets.iter().enumerate().map(secret).collect()
 }
 
-/// Each value may use what the plan defines and the variables before it; other names stay as they are written.
-fn add_user_variables(
-    spec: &JobSpec,
+/// The value may use what the plan defines and other variables of the user; other names stay as written.
+fn add_user_variable(
+    i: usize,
+    variable: &EnvironmentVariable,
     env: &mut BTreeMap<String, String>,
     secret_env: &BTreeMap<String, Secret>,
 ) -> Result<(), PlanError> {
-    for (i, EnvironmentVariable { name, value }) in spec.environment_variables.iter().enumerate() {
-        let field = format!("environmentVariables[{i}].value");
-        check_name(&format!("environmentVariables[{i}].name"), name)?;
-        if secret_env.contains_key(name) {
-            return Err(PlanError::SecretAgain { name: name.clone() });
-        }
-        if value.contains('\0') {
-            return Err(PlanError::Nul { field });
-        }
-        if let Some(secret) = variables_in(value).find(|name| secret_env.contains_key(*name)) {
-            return Err(PlanError::SecretInText { field, value: value.clone(), name: secret.to_owned() });
-        }
-        if grows_beyond(value, env, limits::COMMAND_LINE_BYTES) {
-            return Err(too_long(name));
-        }
-        env.insert(name.clone(), expand_known(value, env));
+    let EnvironmentVariable { name, value } = variable;
+    let field = format!("environmentVariables[{i}].value");
+    check_name(&format!("environmentVariables[{i}].name"), name)?;
+    if secret_env.contains_key(name) {
+        return Err(PlanError::SecretAgain { name: name.clone() });
     }
+    if value.contains('\0') {
+        return Err(PlanError::Nul { field });
+    }
+    if let Some(secret) = variables_in(value).find(|name| secret_env.contains_key(*name)) {
+        return Err(PlanError::SecretInText { field, value: value.clone(), name: secret.to_owned() });
+    }
+    if grows_beyond(value, env, limits::COMMAND_LINE_BYTES) {
+        return Err(too_long(name));
+    }
+    env.insert(name.clone(), expand_known(value, env));
     Ok(())
 }
 

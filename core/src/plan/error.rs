@@ -52,6 +52,12 @@ pub enum PlanError {
         /// The secret's variable.
         name: String,
     },
+    /// Variables that need each other.
+    #[error("the variable {name} is needed for its own value")]
+    Circular {
+        /// One of them.
+        name: String,
+    },
     /// A name stands both in `secrets` and in `environmentVariables`.
     #[error("{name} is both a secret and an environment variable of this job")]
     SecretAgain {

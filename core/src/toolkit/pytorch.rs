@@ -12,20 +12,25 @@ use crate::unit::GpuUuid;
 /// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "pyTorchSettings")]
 pub struct Settings {
     /// The script; variables are expanded.
+    #[schemars(length(min = 1))]
     pub python_script_file_path: String,
     /// The interpreter; `python3`, else `python`, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub python_interpreter_path: Option<String>,
     /// Arguments of the script, in shell syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_line_args: Option<String>,
     /// Number of processes; `nodeCount` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = crate::spec::limits::TASKS))]
     pub process_count: Option<u32>,
-    /// `TCP`, `Gloo` or `MPI`, in any case.
+    /// `TCP`, `Gloo` or `MPI`, in any case; extension: `NCCL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-choices" = ["TCP", "Gloo", "MPI", "NCCL"]))]
     pub communication_backend: Option<String>,
 }
 
@@ -48,7 +53,10 @@ pub(crate) fn seat<'a>(settings: &'a Settings, gang: &mut Gang<'_>) -> Result<Se
     for (node, here) in spread(world, gang.grants).into_iter().enumerate() {
         let gpus = &gang.grants[node].gpus;
         if !gpus.is_empty() && here > gpus.len() {
-            notes.push((node, format!("{here} processes on {} GPUs: the last ones get none", gpus.len())));
+            notes.push((
+                node,
+                format!("{here} processes for {} GPU(s): the last processes get none", gpus.len()),
+            ));
         }
         for (local, gpus) in split(gpus, here).into_iter().enumerate() {
             let place = Place { rank: seats.len(), local, here, node };

@@ -26,7 +26,7 @@ fn push_node(out: &mut String, node: &NodePlan) {
     node.mounted_directories.iter().for_each(|path| line(format!("  then      {path}")));
     node.files.iter().for_each(|file| line(format!("  file      {} {:?}", file.path, file.content)));
     let ports: Vec<String> = node.ports.iter().map(ToString::to_string).collect();
-    line(format!("  ports     {}", ports.join(" ")));
+    line(format!("  ports     {}", if ports.is_empty() { "none".to_owned() } else { ports.join(" ") }));
     node.notes.iter().for_each(|note| line(format!("  note      {note}")));
 
     let commands: Vec<&Command> =
