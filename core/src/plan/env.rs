@@ -16,6 +16,9 @@ use crate::text::Secret;
 /// limit of 8 MiB.
 const PROCESS_BYTES: usize = 1024 * 1024;
 
+/// Variables that are never shown, by name.
+type SecretEnv = BTreeMap<String, Secret>;
+
 /// Decides environments.
 pub(super) struct Environment<'a> {
     pub(super) gang: &'a Gang<'a>,
@@ -77,7 +80,7 @@ impl<'a> Environment<'a> {
         node: usize,
         variables: &BTreeMap<String, String>,
         process: &Process<'_>,
-    ) -> Result<(BTreeMap<String, String>, BTreeMap<String, Secret>), PlanError> {
+    ) -> Result<(BTreeMap<String, String>, SecretEnv), PlanError> {
         let mut env = variables.clone();
         env.extend(owned(self.seating.env.iter().cloned()));
         match process {
@@ -165,7 +168,7 @@ pub(super) fn add_to_path_scope(
     Ok(())
 }
 
-fn secrets(spec: &JobSpec) -> Result<BTreeMap<String, Secret>, PlanError> {
+fn secrets(spec: &JobSpec) -> Result<SecretEnv, PlanError> {
     let secret = |(i, secret): (usize, &SecretVariable)| {
         check_name(&format!("secrets[{i}].name"), &secret.name)?;
         let Some(value) = &secret.value else {
@@ -184,7 +187,7 @@ fn add_user_variable(
     i: usize,
     variable: &EnvironmentVariable,
     env: &mut BTreeMap<String, String>,
-    secret_env: &BTreeMap<String, Secret>,
+    secret_env: &SecretEnv,
 ) -> Result<(), PlanError> {
     let EnvironmentVariable { name, value } = variable;
     let field = format!("environmentVariables[{i}].value");
@@ -217,7 +220,7 @@ pub(super) fn grows_beyond(text: &str, scope: &BTreeMap<String, String>, limit: 
 pub(super) fn check_size(
     argv: &[String],
     env: &BTreeMap<String, String>,
-    secret_env: &BTreeMap<String, Secret>,
+    secret_env: &SecretEnv,
 ) -> Result<(), PlanError> {
     let mut total: usize = argv.iter().map(String::len).sum();
     let secret = secret_env.iter().map(|(name, value)| (name, value.expose().len()));
