@@ -32,9 +32,15 @@ pub use state::{Config, State};
 pub fn step(state: &mut State, now: Now, event: Event) -> Step {
     let mut step = Step::default();
     match event {
-        Event::Submitted { reply, job, finished } => job::on_submitted(state, now, reply, *job, finished, &mut step),
-        Event::Cancelled { reply, key, finished } => job::on_cancelled(state, now, reply, &key, finished, &mut step),
-        Event::Deleted { reply, key, finished } => job::on_deleted(state, now, reply, &key, finished, &mut step),
+        Event::Submitted { reply, job, finished } => {
+            job::on_submitted(state, now, reply, *job, finished, &mut step)
+        }
+        Event::Cancelled { reply, key, finished } => {
+            job::on_cancelled(state, now, reply, &key, finished, &mut step)
+        }
+        Event::Deleted { reply, key, finished } => {
+            job::on_deleted(state, now, reply, &key, finished, &mut step)
+        }
         Event::NodeJoined { reply, hello } => node::on_joined(state, now, reply, *hello, &mut step),
         Event::NodeLeft { node, epoch } => node::on_left(state, now, &node, epoch, &mut step),
         Event::Heard { node, epoch, reports } => node::on_heard(state, now, &node, epoch, reports, &mut step),

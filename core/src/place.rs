@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn two_jobs_of_one_look_never_share_a_node() {
-        let placement = place([request(1, 1), request(2, 1), request(3, 1)], &[offer("node-0"), offer("node-1")]);
+        let placement =
+            place([request(1, 1), request(2, 1), request(3, 1)], &[offer("node-0"), offer("node-1")]);
         let nodes: Vec<_> = placement.starts.iter().flat_map(|(_, n)| n).map(|(n, _)| n.0.as_str()).collect();
         assert_eq!(nodes, ["node-0", "node-1"]);
         let WaitReason::NodesBusy { rejected, .. } = &placement.waiting[0].1 else { panic!("{placement:?}") };

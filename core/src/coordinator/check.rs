@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{JobPhase, NodePhase, State};
+use super::state::{JobPhase, State};
 
 impl State {
     /// What is wrong with this state; empty: nothing.
@@ -29,7 +29,7 @@ impl State {
             if !self.plans.contains_key(&gang.id) {
                 wrong.push(format!("gang {} has no plan", gang.id));
             }
-            if gang.outcome.is_some() && gang.nodes.iter().all(|n| n.phase == NodePhase::Ended) {
+            if gang.outcome.is_some() && gang.nodes.iter().all(|n| n.phase.is_over()) {
                 wrong.push(format!("gang {} is over and still there", gang.id));
             }
             for node in &gang.nodes {

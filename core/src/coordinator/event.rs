@@ -107,9 +107,15 @@ impl JobKey {
     /// The form that is compared: lower case, parts joined by `/`, which none of them holds.
     #[must_use]
     pub fn folded(&self) -> String {
-        [&self.subscription, &self.resource_group, self.workspace.as_str(), self.experiment.as_str(), self.job.as_str()]
-            .join("/")
-            .to_ascii_lowercase()
+        [
+            &self.subscription,
+            &self.resource_group,
+            self.workspace.as_str(),
+            self.experiment.as_str(),
+            self.job.as_str(),
+        ]
+        .join("/")
+        .to_ascii_lowercase()
     }
 }
 

@@ -47,7 +47,8 @@ pub fn explain(
                 .filter(|(first, _)| first.id != job.id)
                 .map(|(first, _)| WaitReason::Behind { job: first.id, name: first.key.job.to_string() });
             let reason = waiting.cloned().or(behind);
-            let text = reason.as_ref().map_or_else(|| "It is about to start.".to_owned(), ToString::to_string);
+            let text =
+                reason.as_ref().map_or_else(|| "It is about to start.".to_owned(), ToString::to_string);
             let text = match (&reason, head) {
                 (Some(WaitReason::Behind { name, .. }), Some((_, why))) => format!("{text} {name}: {why}"),
                 _ => text,
@@ -60,18 +61,32 @@ pub fn explain(
             }
         }
         JobPhase::Active(gang) => {
-            let nodes: Vec<NodeNote> =
-                gang.nodes.iter().map(|n| NodeNote { node: n.node.clone(), reason: phase(n, unknown) }).collect();
+            let nodes: Vec<NodeNote> = gang
+                .nodes
+                .iter()
+                .map(|n| NodeNote { node: n.node.clone(), reason: phase(n, unknown) })
+                .collect();
             let (code, text) = match &gang.outcome {
                 Some(outcome) => ("Ending", format!("Ending. {outcome}")),
                 None if gang.all_prepared() => ("Running", format!("Running on {}.", list(&nodes))),
                 None => ("Preparing", format!("Preparing on {}.", list(&nodes))),
             };
-            Explanation { execution_state, reason: json!({ "code": code, "evidence": gang.outcome }), text, nodes }
+            Explanation {
+                execution_state,
+                reason: json!({ "code": code, "evidence": gang.outcome }),
+                text,
+                nodes,
+            }
         }
         JobPhase::Ended { reason, .. } => {
-            let tries = if job.gangs > 1 { format!(" It was tried {} times.", job.gangs) } else { String::new() };
-            Explanation { execution_state, reason: json!(reason), text: format!("{reason}{tries}"), nodes: vec![] }
+            let tries =
+                if job.gangs > 1 { format!(" It was tried {} times.", job.gangs) } else { String::new() };
+            Explanation {
+                execution_state,
+                reason: json!(reason),
+                text: format!("{reason}{tries}"),
+                nodes: vec![],
+            }
         }
     }
 }
@@ -82,10 +97,12 @@ fn phase(node: &super::state::GangNode, unknown: &[(NodeId, WallMs)]) -> String 
         NodePhase::Prepared => "prepared, waits for the others",
         NodePhase::Started => "running",
         NodePhase::Ended => "ended",
+        NodePhase::Lost => "lost",
     };
     match unknown.iter().find(|(id, _)| *id == node.node) {
         Some((_, since)) => {
-            let since = jiff::Timestamp::from_millisecond(since.0).map_or_else(|_| "?".to_owned(), |t| t.to_string());
+            let since =
+                jiff::Timestamp::from_millisecond(since.0).map_or_else(|_| "?".to_owned(), |t| t.to_string());
             format!("{phase} when last heard of; unknown since {since}")
         }
         None => phase.to_owned(),

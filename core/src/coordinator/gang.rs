@@ -48,10 +48,16 @@ pub(super) fn start_all(state: &mut State, id: GangId, step: &mut Step) {
     }
 }
 
-pub(super) fn on_prepare_failed(state: &mut State, now: Now, node: &NodeId, failed: PrepareFailed, step: &mut Step) {
+pub(super) fn on_prepare_failed(
+    state: &mut State,
+    now: Now,
+    node: &NodeId,
+    failed: PrepareFailed,
+    step: &mut Step,
+) {
     let id = failed.gang;
     let Some(gang) = live(state, id, node) else { return };
-    advance(gang, node, NodePhase::Ended);
+    has_ended(gang, node);
     let node = node.clone();
     let outcome = match failed.kind {
         PrepareFailure::Command(exit) => EndReason::PreparationFailed { node, exit, message: failed.message },
@@ -61,10 +67,20 @@ pub(super) fn on_prepare_failed(state: &mut State, now: Now, node: &NodeId, fail
     decide(state, now, id.job, outcome, step);
 }
 
-pub(super) fn on_started(state: &mut State, now: Now, node: &NodeId, attempt: AttemptId, pid: u32, at: WallMs, step: &mut Step) {
+pub(super) fn on_started(
+    state: &mut State,
+    now: Now,
+    node: &NodeId,
+    attempt: AttemptId,
+    pid: u32,
+    at: WallMs,
+    step: &mut Step,
+) {
     let Some(gang) = live(state, attempt.gang_id(), node) else { return };
     advance(gang, node, NodePhase::Started);
-    let Some(task) = gang.tasks.iter_mut().find(|t| t.rank == attempt.rank && t.node == *node) else { return };
+    let Some(task) = gang.tasks.iter_mut().find(|t| t.rank == attempt.rank && t.node == *node) else {
+        return;
+    };
     match task.state {
         TaskState::Waiting => task.state = TaskState::Running { pid, at },
         TaskState::Running { .. } | TaskState::Ended(_) => return,
@@ -99,7 +115,9 @@ pub(super) fn on_task_ended(state: &mut State, now: Now, node: &NodeId, ended: T
 /// What a task's end means for its gang, if it is a failure.
 fn failure(task: &str, role: &Role, node: &NodeId, ended: &TaskEnded) -> Option<EndReason> {
     let node = node.clone();
-    let lost = |message: &str| Some(EndReason::NodeLost { node: node.clone(), message: format!("task {task}: {message}") });
+    let lost = |message: &str| {
+        Some(EndReason::NodeLost { node: node.clone(), message: format!("task {task}: {message}") })
+    };
     match ended.cause {
         EndCause::Itself | EndCause::Stopped if ended.exit.is_success() => None,
         EndCause::Itself | EndCause::Stopped | EndCause::Oom => Some(EndReason::TaskFailed {
@@ -113,7 +131,9 @@ fn failure(task: &str, role: &Role, node: &NodeId, ended: &TaskEnded) -> Option<
             Some(EndReason::TaskNotStarted { task: task.to_owned(), node, message: ended.message.clone() })
         }
         EndCause::Fenced => lost("its lease ran out"),
-        EndCause::Lost if *role == Role::ParameterServer || ended.exit != Exit::Code(0) => lost("nobody saw its exit"),
+        EndCause::Lost if *role == Role::ParameterServer || ended.exit != Exit::Code(0) => {
+            lost("nobody saw its exit")
+        }
         EndCause::Lost => None,
         EndCause::Unkillable => lost("it survived SIGKILL"),
     }
@@ -129,15 +149,22 @@ fn gang_has_succeeded(gang: &Gang) -> bool {
 
 pub(super) fn on_gang_ended(state: &mut State, now: Now, id: GangId, node: &NodeId, step: &mut Step) {
     let Some(gang) = live(state, id, node) else { return };
-    advance(gang, node, NodePhase::Ended);
+    has_ended(gang, node);
     state.touch(id.job);
     settle(state, now, id.job, step);
 }
 
 /// The node lost what it ran, or is counted as lost.
-pub(super) fn lose_node(state: &mut State, now: Now, id: GangId, node: &NodeId, message: &str, step: &mut Step) {
+pub(super) fn lose_node(
+    state: &mut State,
+    now: Now,
+    id: GangId,
+    node: &NodeId,
+    message: &str,
+    step: &mut Step,
+) {
     let Some(gang) = live(state, id, node) else { return };
-    advance(gang, node, NodePhase::Ended);
+    advance(gang, node, NodePhase::Lost);
     for task in gang.tasks.iter_mut().filter(|t| t.node == *node) {
         let started = match task.state {
             TaskState::Waiting => WallMs(0),
@@ -172,7 +199,7 @@ pub(super) fn decide(state: &mut State, now: Now, job: JobId, outcome: EndReason
 fn stop_all(state: &mut State, job: JobId, step: &mut Step) {
     let Some(JobPhase::Active(gang)) = state.jobs.get(&job).map(|job| &job.phase) else { return };
     let nodes: Vec<NodeId> =
-        gang.nodes.iter().filter(|n| n.phase != NodePhase::Ended).map(|n| n.node.clone()).collect();
+        gang.nodes.iter().filter(|n| !n.phase.is_over()).map(|n| n.node.clone()).collect();
     let id = gang.id;
     for node in nodes {
         stop(state, id, &node, step);
@@ -182,7 +209,9 @@ fn stop_all(state: &mut State, job: JobId, step: &mut Step) {
 /// Tells one node to end the gang, with the reason that is decided.
 pub(super) fn stop(state: &mut State, id: GangId, node: &NodeId, step: &mut Step) {
     let reason = match state.jobs.get(&id.job).map(|job| &job.phase) {
-        Some(JobPhase::Active(gang)) if gang.id == id => gang.outcome.as_ref().map(headline).unwrap_or_default(),
+        Some(JobPhase::Active(gang)) if gang.id == id => {
+            gang.outcome.as_ref().map(headline).unwrap_or_default()
+        }
         Some(_) | None => "the coordinator no longer wants it".to_owned(),
     };
     let grace_ms = state.config.stop_grace_ms;
@@ -197,7 +226,7 @@ fn headline(reason: &EndReason) -> String {
 fn settle(state: &mut State, now: Now, id: JobId, step: &mut Step) {
     let Some(job) = state.jobs.get_mut(&id) else { return };
     let JobPhase::Active(gang) = &mut job.phase else { return };
-    if gang.nodes.iter().any(|n| n.phase != NodePhase::Ended) {
+    if gang.nodes.iter().any(|n| !n.phase.is_over()) {
         return;
     }
     let gang_id = gang.id;
@@ -206,13 +235,16 @@ fn settle(state: &mut State, now: Now, id: JobId, step: &mut Step) {
         message: "every process ended, and none said why".to_owned(),
     });
     gang.outcome = Some(outcome.clone());
-    let nodes: Vec<NodeId> = gang.nodes.iter().map(|n| n.node.clone()).collect();
+    let nodes: Vec<(NodeId, NodePhase)> = gang.nodes.iter().map(|n| (n.node.clone(), n.phase)).collect();
     job.history.push((gang_id.gang, outcome.clone()));
-    for node in &nodes {
+    for (node, phase) in &nodes {
         if let Some(node) = state.nodes.get_mut(node).filter(|n| n.gang == Some(gang_id)) {
             node.gang = None;
         }
-        state.send(node, Command::Release(gang_id), step);
+        // A lost node is told once it is back and has said that it holds nothing more of the gang.
+        if *phase == NodePhase::Ended {
+            state.send(node, Command::Release(gang_id), step);
+        }
     }
     state.plans.remove(&gang_id);
     state.placement_due = true;
@@ -277,7 +309,9 @@ fn port_space_of(state: &State, outcome: &EndReason) -> Option<crate::plan::Port
 fn avoid(job: &mut Job, space: crate::plan::PortSpace, ports: &[crate::unit::Port]) {
     match job.taken_ports.iter_mut().find(|t| t.space == space) {
         Some(taken) => taken.ports.extend(ports),
-        None => job.taken_ports.push(super::state::TakenPorts { space, ports: ports.iter().copied().collect() }),
+        None => {
+            job.taken_ports.push(super::state::TakenPorts { space, ports: ports.iter().copied().collect() })
+        }
     }
 }
 
@@ -310,6 +344,13 @@ pub(super) fn expire_deadlines(state: &mut State, now: Now, step: &mut Step) {
         .collect();
     for (id, limit) in late {
         decide(state, now, id, EndReason::WallClockExceeded { limit }, step);
+    }
+}
+
+/// Also from `Lost`: now it is known, and the node can be told to forget the gang.
+fn has_ended(gang: &mut Gang, node: &NodeId) {
+    if let Some(entry) = gang.nodes.iter_mut().find(|n| n.node == *node) {
+        entry.phase = NodePhase::Ended;
     }
 }
 

@@ -60,7 +60,10 @@ fn refusal(state: &State, hello: &Hello) -> Option<String> {
     let node = state.nodes.get(&hello.node)?;
     let other = node.facts.root != hello.facts.root || node.facts.port_space != hello.facts.port_space;
     (node.session.is_some() && other).then(|| {
-        format!("another node named {} is connected (root {}): give one of them another name", node.id, node.facts.root)
+        format!(
+            "another node named {} is connected (root {}): give one of them another name",
+            node.id, node.facts.root
+        )
     })
 }
 
@@ -82,7 +85,14 @@ pub(super) fn on_facts(state: &mut State, id: &NodeId, epoch: Epoch, facts: Node
     step.commit.push(Record::PutNode { node: id.clone(), epoch, facts });
 }
 
-pub(super) fn on_heard(state: &mut State, now: Now, id: &NodeId, epoch: Epoch, reports: Vec<Report>, step: &mut Step) {
+pub(super) fn on_heard(
+    state: &mut State,
+    now: Now,
+    id: &NodeId,
+    epoch: Epoch,
+    reports: Vec<Report>,
+    step: &mut Step,
+) {
     // What an earlier session says late is repeated by the Hello of the present one.
     let Some(node) = state.nodes.get_mut(id).filter(|n| n.session == Some(epoch)) else { return };
     node.last_heard = now.tick;
@@ -164,12 +174,12 @@ fn reconcile_live(state: &mut State, now: Now, node: &NodeId, held: HeldGang, st
     let phase = gang.nodes.iter().find(|n| n.node == *node).map(|n| n.phase);
     let ended = gang.outcome.is_some();
     match (held.phase, phase) {
-        (_, None | Some(NodePhase::Ended)) => {}
+        (_, None) | (GangPhase::Ended, _) => {}
         _ if ended => gang::stop(state, id, node, step),
         // Known as started here, but the Start did not arrive.
         (GangPhase::Prepared, Some(NodePhase::Started)) => state.send(node, Command::Start(id), step),
         (GangPhase::Preparing, _) => send_prepare(state, id, node, step),
-        (GangPhase::Prepared | GangPhase::Running | GangPhase::Ended, _) => {}
+        (GangPhase::Prepared | GangPhase::Running, _) => {}
     }
 }
 
@@ -182,13 +192,16 @@ fn reconcile_dead(state: &mut State, node: &NodeId, held: &HeldGang, step: &mut 
         }
         return;
     }
-    let ended: Vec<AttemptId> = held.attempts.iter().filter(|a| a.ended.is_some()).map(|a| a.attempt).collect();
+    let ended: Vec<AttemptId> =
+        held.attempts.iter().filter(|a| a.ended.is_some()).map(|a| a.attempt).collect();
     if !ended.is_empty() {
         state.send(node, Command::EndedAck(ended), step);
     }
     match held.phase {
         GangPhase::Ended => state.send(node, Command::Release(held.gang), step),
-        GangPhase::Preparing | GangPhase::Prepared | GangPhase::Running => gang::stop(state, held.gang, node, step),
+        GangPhase::Preparing | GangPhase::Prepared | GangPhase::Running => {
+            gang::stop(state, held.gang, node, step)
+        }
     }
 }
 
@@ -202,7 +215,7 @@ fn reconcile_unheld(state: &mut State, now: Now, node: &NodeId, id: GangId, step
         Some(NodePhase::Prepared | NodePhase::Started) => {
             gang::lose_node(state, now, id, node, "its agent no longer knows what it ran", step);
         }
-        Some(NodePhase::Ended) | None => {}
+        Some(NodePhase::Ended | NodePhase::Lost) | None => {}
     }
 }
 
@@ -210,7 +223,8 @@ fn reconcile_unheld(state: &mut State, now: Now, node: &NodeId, id: GangId, step
 pub(super) fn send_prepare(state: &mut State, id: GangId, node: &NodeId, step: &mut Step) {
     let Some(job) = state.jobs.get(&id.job) else { return };
     let JobPhase::Active(gang) = &job.phase else { return };
-    let Some(plan) = state.plans.get(&id).and_then(|nodes| nodes.iter().find(|plan| plan.node == *node)) else {
+    let Some(plan) = state.plans.get(&id).and_then(|nodes| nodes.iter().find(|plan| plan.node == *node))
+    else {
         return;
     };
     let command = Command::Prepare {

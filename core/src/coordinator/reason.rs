@@ -130,7 +130,10 @@ impl fmt::Display for WaitReason {
                 f.write_str(" It starts when enough are free.")
             }
             WaitReason::Behind { job, name } => {
-                write!(f, "Job {name} ({job}) is before it and waits for nodes; jobs of one priority keep their order.")
+                write!(
+                    f,
+                    "Job {name} ({job}) is before it and waits for nodes; jobs of one priority keep their order."
+                )
             }
             WaitReason::BackOff { until, last } => {
                 write!(f, "It is tried again at {}: {last}", time(*until))
@@ -258,7 +261,9 @@ impl EndReason {
     pub fn exit_code(&self) -> Option<i32> {
         match self {
             EndReason::Succeeded => Some(0),
-            EndReason::TaskFailed { exit, .. } | EndReason::PreparationFailed { exit, .. } => exit.shell_code(),
+            EndReason::TaskFailed { exit, .. } | EndReason::PreparationFailed { exit, .. } => {
+                exit.shell_code()
+            }
             EndReason::TaskNotStarted { .. }
             | EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. }
@@ -298,9 +303,9 @@ impl EndReason {
             | EndReason::NodeLost { .. }
             | EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. } => Fault::Infrastructure,
-            EndReason::TaskFailed { .. } | EndReason::TaskNotStarted { .. } | EndReason::PreparationFailed { .. } => {
-                Fault::User
-            }
+            EndReason::TaskFailed { .. }
+            | EndReason::TaskNotStarted { .. }
+            | EndReason::PreparationFailed { .. } => Fault::User,
             EndReason::Succeeded
             | EndReason::NotBuilt { .. }
             | EndReason::PlanFailed { .. }

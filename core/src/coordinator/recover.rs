@@ -43,7 +43,8 @@ pub fn recover(config: Config, generation: Generation, stored: Stored, now: Now)
     let mut plans: BTreeMap<GangId, Vec<NodePlan>> = stored.plans.into_iter().collect();
     for mut job in stored.jobs {
         if let JobPhase::Active(gang) = &mut job.phase {
-            gang.deadline = now.tick.plus_ms(remaining_ms(&job.spec, job.started.unwrap_or(now.wall).0, now.wall.0));
+            gang.deadline =
+                now.tick.plus_ms(remaining_ms(&job.spec, job.started.unwrap_or(now.wall).0, now.wall.0));
             for node in &gang.nodes {
                 if let Some(node) = state.nodes.get_mut(&node.node) {
                     node.gang = Some(gang.id);

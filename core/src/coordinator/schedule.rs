@@ -114,7 +114,11 @@ fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<(NodeId, Vec<GpuUuid
     job.transition = now.wall;
     job.phase = JobPhase::Active(Box::new(Gang {
         id: gang_id,
-        nodes: planned.nodes.iter().map(|n| GangNode { node: n.node.clone(), phase: NodePhase::Preparing }).collect(),
+        nodes: planned
+            .nodes
+            .iter()
+            .map(|n| GangNode { node: n.node.clone(), phase: NodePhase::Preparing })
+            .collect(),
         tasks: tasks(&planned.nodes),
         lease_ms,
         deadline: now.tick.plus_ms(limit.as_millis().try_into().unwrap_or(u64::MAX)),

@@ -212,13 +212,16 @@ impl State {
         detail: serde_json::Value,
         step: &mut Step,
     ) {
-        let entry = JournalEntry { at: now.wall, kind, job_id: None, job: None, node: Some(node.clone()), detail };
+        let entry =
+            JournalEntry { at: now.wall, kind, job_id: None, job: None, node: Some(node.clone()), detail };
         step.commit.push(Record::Journal(entry));
     }
 
     fn lease_of(&self, gang: GangId) -> Option<u64> {
         match &self.jobs.get(&gang.job)?.phase {
-            JobPhase::Active(active) if active.id.gang == gang.gang => (active.lease_ms > 0).then_some(active.lease_ms),
+            JobPhase::Active(active) if active.id.gang == gang.gang => {
+                (active.lease_ms > 0).then_some(active.lease_ms)
+            }
             JobPhase::Active(_) | JobPhase::Queued { .. } | JobPhase::Ended { .. } => None,
         }
     }
@@ -391,8 +394,19 @@ pub enum NodePhase {
     Prepared,
     /// Its tasks were told to start.
     Started,
-    /// Nothing of the gang runs there any more.
+    /// It said that nothing of the gang runs there any more.
     Ended,
+    /// It was not heard of for longer than its lease: nothing of the gang runs there, by the fence, but the
+    /// node may still hold it when it comes back.
+    Lost,
+}
+
+impl NodePhase {
+    /// Whether nothing of the gang runs there any more.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        self >= NodePhase::Ended
+    }
 }
 
 /// One task of a gang, as far as the coordinator knows.
