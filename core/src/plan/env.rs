@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::order::{Definition, order};
-use super::role::{Seat, Seating};
+use super::role::{Seat, Seating, Sees};
 use super::{Gang, PlanError};
 use crate::spec::env::{EnvironmentVariable, SecretVariable};
 use crate::spec::expand::{expand, expand_known, variables_in};
@@ -106,7 +106,7 @@ impl<'a> Environment<'a> {
         Ok((env, secret_env))
     }
 
-    /// `CUDA_VISIBLE_DEVICES`: the process's own GPUs. `None`: leave it as it is, nobody here has a GPU.
+    /// `CUDA_VISIBLE_DEVICES`: the GPUs that the process sees. `None`: leave it as it is, nobody here has a GPU.
     fn visible_gpus(&self, node: usize, process: &Process<'_>) -> Option<String> {
         let Gang { grants, input, .. } = self.gang;
         let boot_id = &grants[node].port_space.boot_id;
@@ -116,7 +116,10 @@ impl<'a> Environment<'a> {
         let none_wanted = input.spec.resources.is_some_and(|resources| resources.gpus_per_node == Some(0));
         let own = match process {
             Process::Preparation => &grants[node].gpus,
-            Process::Task(seat) => &seat.gpus,
+            Process::Task(seat) => match seat.sees {
+                Sees::Own => &seat.gpus,
+                Sees::OfNode => &grants[node].gpus,
+            },
         };
         (machine_has_gpus || none_wanted).then(|| uuids(own))
     }

@@ -14,9 +14,20 @@ pub(crate) struct Seat<'a> {
     /// `-wk-0` in `stdout-wk-0.txt`.
     pub(crate) file_suffix: String,
     pub(crate) gpus: Vec<GpuUuid>,
+    /// Which GPUs its processes see.
+    pub(crate) sees: Sees,
     /// Variables of this task only.
     pub(crate) env: Vec<(&'static str, String)>,
     pub(crate) program: Program<'a>,
+}
+
+/// Which GPUs the processes of a task see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sees {
+    /// Its own.
+    Own,
+    /// All that the job has on the node: the script picks its own by its local rank.
+    OfNode,
 }
 
 /// What a task runs.

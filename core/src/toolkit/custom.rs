@@ -4,14 +4,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Gang;
-use crate::plan::role::{Program, Seat, Seating};
+use crate::plan::role::{Program, Seat, Seating, Sees};
 use crate::plan::task::Role;
 
 /// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "customToolkitSettings")]
 pub struct Settings {
     /// The command, with all shell syntax.
+    #[schemars(length(min = 1))]
     pub command_line: String,
 }
 
@@ -25,6 +27,7 @@ pub(crate) fn seat<'a>(settings: &'a Settings, gang: &Gang<'_>) -> Seating<'a> {
         name: "master".to_owned(),
         file_suffix: String::new(),
         gpus: gang.grants[0].gpus.clone(),
+        sees: Sees::Own,
         env: Vec::new(),
         program,
     };

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::role::{Program, Seat, Seating, split, spread};
+use crate::plan::role::{Program, Seat, Seating, Sees, split, spread};
 use crate::plan::task::Role;
 use crate::plan::{Gang, PlanError};
 use crate::spec::limits;
@@ -87,6 +87,7 @@ impl Place {
             name: format!("worker-{rank}"),
             file_suffix: format!("-{rank}"),
             gpus,
+            sees: Sees::OfNode,
             env: vec![
                 ("AZ_BATCHAI_TASK_INDEX", rank.clone()),
                 ("TASK_INDEX", rank.clone()),

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::plan::role::{Program, Seat, Seating, split, spread};
+use crate::plan::role::{Program, Seat, Seating, Sees, split, spread};
 use crate::plan::task::Role;
 use crate::plan::{Gang, PlanError};
 use crate::spec::limits;
@@ -13,11 +13,14 @@ use crate::unit::GpuUuid;
 /// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "tensorFlowSettings")]
 pub struct Settings {
     /// The script; variables are expanded.
+    #[schemars(length(min = 1))]
     pub python_script_file_path: String,
     /// The interpreter; `python3`, else `python`, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub python_interpreter_path: Option<String>,
     /// Arguments of worker 0, in shell syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,9 +33,11 @@ pub struct Settings {
     pub parameter_server_command_line_args: Option<String>,
     /// Number of workers; `nodeCount` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = crate::spec::limits::TASKS))]
     pub worker_count: Option<u32>,
     /// Number of parameter servers; 1 unless given or the job has one node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = crate::spec::limits::NODES))]
     pub parameter_server_count: Option<u32>,
 }
 
@@ -148,6 +153,7 @@ fn task<'a>(
         name,
         file_suffix,
         gpus,
+        sees: Sees::Own,
         env: vec![
             ("AZ_BATCHAI_TASK_INDEX", index.to_string()),
             ("TASK_INDEX", index.to_string()),
