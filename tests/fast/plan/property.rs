@@ -166,9 +166,11 @@ fn gpus_are_apart(plan: &GangPlan, grants: &[NodeGrant]) -> Result<(), TestCaseE
             for gpu in &task.gpus {
                 prop_assert!(grant.gpus.contains(gpu) && seen.insert(gpu) && given.insert(gpu));
             }
-            let own = task.gpus.iter().map(|gpu| gpu.0.as_str()).collect::<Vec<_>>().join(",");
+            // A PyTorch process sees all that the job has on its node, and picks by LOCAL_RANK.
+            let sees = if task.command.env.contains_key("LOCAL_RANK") { &grant.gpus } else { &task.gpus };
+            let sees = sees.iter().map(|gpu| gpu.0.as_str()).collect::<Vec<_>>().join(",");
             match task.command.env.get("CUDA_VISIBLE_DEVICES") {
-                Some(visible) => prop_assert_eq!(visible, &own),
+                Some(visible) => prop_assert_eq!(visible, &sees),
                 None => prop_assert!(grant.gpus.is_empty()),
             }
             prop_assert!(task.role != Role::ParameterServer || task.gpus.is_empty());
