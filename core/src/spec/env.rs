@@ -9,7 +9,8 @@ use crate::text::Secret;
 /// A variable of the job's processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EnvironmentVariable {
-    /// Its name.
+    /// Its name: letters, digits and `_`, no digit first.
+    #[schemars(length(min = 1))]
     pub name: String,
     /// Its value; `$NAME` and `${NAME}` of variables that the plan defines are expanded.
     pub value: String,
@@ -19,7 +20,8 @@ pub struct EnvironmentVariable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretVariable {
-    /// Its name.
+    /// Its name: letters, digits and `_`, no digit first.
+    #[schemars(length(min = 1))]
     pub name: String,
     /// Its value; taken as it is.
     #[serde(default, skip_serializing, deserialize_with = "secret")]

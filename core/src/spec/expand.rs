@@ -141,7 +141,12 @@ mod tests {
     #[test]
     fn names_are_listed_in_order() {
         assert_eq!(variables_in("$B/${A}$$ $B").collect::<Vec<_>>(), ["B", "A", "B"]);
-        assert!(is_variable_name("_A9") && !is_variable_name("9A") && !is_variable_name("A-") && !is_variable_name(""));
+        assert!(
+            is_variable_name("_A9")
+                && !is_variable_name("9A")
+                && !is_variable_name("A-")
+                && !is_variable_name("")
+        );
     }
 
     proptest! {

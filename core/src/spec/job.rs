@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::env::{EnvironmentVariable, SecretVariable};
+use super::limits::{DIRECTORIES, ENVIRONMENT_VARIABLES, GPUS_PER_NODE, NODES, RETRIES};
 use super::volumes::MountVolumes;
 use crate::text::Secret;
 use crate::toolkit::Toolkit;
@@ -21,7 +22,7 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ResourceRef>,
     /// How many nodes the job needs, all at once; 1 or more.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = NODES))]
     pub node_count: u32,
     /// Storage made visible below `$AZ_BATCHAI_JOB_MOUNT_ROOT` while the job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,18 +37,23 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_preparation: Option<JobPreparation>,
     /// Where the log folder of the job goes; variables are expanded.
+    #[schemars(length(min = 1))]
     pub std_out_err_path_prefix: String,
     /// Directories that the job reads: `$AZ_BATCHAI_INPUT_<id>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub input_directories: Vec<InputDirectory>,
     /// Directories that the job writes, made before it starts: `$AZ_BATCHAI_OUTPUT_<id>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub output_directories: Vec<OutputDirectory>,
     /// Variables of the job and its preparation; values are expanded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ENVIRONMENT_VARIABLES))]
     pub environment_variables: Vec<EnvironmentVariable>,
     /// Variables whose values are never shown again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ENVIRONMENT_VARIABLES))]
     pub secrets: Vec<SecretVariable>,
     /// Limits of the job.
     #[serde(default)]
@@ -57,6 +63,7 @@ pub struct JobSpec {
     pub resources: Option<Resources>,
     /// Extension: how many times a job that failed by its own fault is tried again.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(max = RETRIES))]
     pub retries: u32,
 }
 
@@ -82,6 +89,7 @@ pub enum Priority {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceRef {
     /// `/subscriptions/.../workspaces/W/clusters/C`
+    #[schemars(length(min = 1))]
     pub id: String,
 }
 
@@ -104,6 +112,7 @@ pub struct ImageSourceRegistry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_url: Option<String>,
     /// The image, with tag; fully qualified where `serverUrl` is given.
+    #[schemars(length(min = 1))]
     pub image: String,
     /// How to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +124,7 @@ pub struct ImageSourceRegistry {
 #[serde(rename_all = "camelCase")]
 pub struct RegistryCredentials {
     /// The user.
+    #[schemars(length(min = 1))]
     pub username: String,
     /// The password; never shown again.
     #[serde(default, skip_serializing, deserialize_with = "crate::spec::env::secret")]
@@ -132,6 +142,7 @@ pub struct KeyVaultSecretReference {
     /// The vault.
     pub source_vault: ResourceRef,
     /// The secret's URL.
+    #[schemars(length(min = 1))]
     pub secret_url: String,
 }
 
@@ -140,6 +151,7 @@ pub struct KeyVaultSecretReference {
 #[serde(rename_all = "camelCase")]
 pub struct JobPreparation {
     /// Run by `bash -c` as it is.
+    #[schemars(length(min = 1))]
     pub command_line: String,
 }
 
@@ -148,8 +160,10 @@ pub struct JobPreparation {
 #[serde(rename_all = "camelCase")]
 pub struct InputDirectory {
     /// Gives the variable `AZ_BATCHAI_INPUT_<id>`.
+    #[schemars(length(min = 1, max = 64))]
     pub id: String,
     /// The directory; variables are expanded.
+    #[schemars(length(min = 1))]
     pub path: String,
 }
 
@@ -158,8 +172,10 @@ pub struct InputDirectory {
 #[serde(rename_all = "camelCase")]
 pub struct OutputDirectory {
     /// Gives the variable `AZ_BATCHAI_OUTPUT_<id>`.
+    #[schemars(length(min = 1, max = 64))]
     pub id: String,
     /// Where it lies; variables are expanded.
+    #[schemars(length(min = 1))]
     pub path_prefix: String,
     /// A folder below; no variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +188,7 @@ pub struct OutputDirectory {
 pub struct Constraints {
     /// The job is ended after this time; ISO 8601, 7 days unless given.
     #[serde(default = "seven_days", with = "iso_duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "duration"))]
     pub max_wall_clock_time: jiff::SignedDuration,
 }
 
@@ -192,6 +208,7 @@ fn seven_days() -> jiff::SignedDuration {
 pub struct Resources {
     /// GPUs that the job takes on each node. Absent: all that the node has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = GPUS_PER_NODE))]
     pub gpus_per_node: Option<u32>,
 }
 
@@ -205,12 +222,15 @@ pub mod iso_duration {
     /// # Errors
     /// What is wrong with the text, in words.
     pub fn parse(text: &str) -> Result<SignedDuration, String> {
-        let span: jiff::Span = text.parse().map_err(|e: jiff::Error| e.to_string())?;
+        // jiff reads friendly forms too (`7 days`), which other readers of a spec do not know.
+        let iso = Some(text).filter(|text| text.starts_with(['P', 'p']));
+        let span: Option<jiff::Span> = iso.and_then(|text| text.parse().ok());
+        let span = span.ok_or("not an ISO 8601 duration")?;
         if span.get_months() != 0 || span.get_years() != 0 {
             return Err("months and years have no fixed length: use days".to_owned());
         }
         let relative = jiff::SpanRelativeTo::days_are_24_hours();
-        let duration = span.to_duration(relative).map_err(|e| e.to_string())?;
+        let duration = span.to_duration(relative).map_err(|_| "too long")?;
         if duration <= SignedDuration::ZERO { Err("must be more than zero".to_owned()) } else { Ok(duration) }
     }
 

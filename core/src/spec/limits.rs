@@ -8,7 +8,9 @@ pub const SPEC_DEPTH: usize = 32;
 pub const NODES: u32 = 1000;
 /// Tasks of one job.
 pub const TASKS: u32 = 10_000;
-/// Bytes of one command line: Linux refuses a single argument of 128 KiB or more.
+/// GPUs of one node: no machine has more, counted as MIG slices.
+pub const GPUS_PER_NODE: u32 = 256;
+/// Bytes of one command line or other text of a spec: Linux refuses a single argument of 128 KiB or more.
 pub const COMMAND_LINE_BYTES: usize = 120 * 1024;
 /// Environment variables and secrets of one job together.
 pub const ENVIRONMENT_VARIABLES: usize = 1000;
@@ -16,5 +18,7 @@ pub const ENVIRONMENT_VARIABLES: usize = 1000;
 pub const DIRECTORIES: usize = 100;
 /// Bytes of one path after expansion: Linux's `PATH_MAX` less the closing NUL.
 pub const PATH_BYTES: usize = 4095;
+/// The longest `maxWallClockTime`: ten years. Longer ones are slips of the pen.
+pub const WALL_CLOCK: jiff::SignedDuration = jiff::SignedDuration::from_hours(3660 * 24);
 /// Retries of one job.
 pub const RETRIES: u32 = 100;

@@ -30,7 +30,9 @@ pub fn not_built(spec: &JobSpec) -> Vec<NotBuilt> {
             ("fileServers", volumes.file_servers.len()),
             ("unmanagedFileSystems", volumes.unmanaged_file_systems.len()),
         ];
-        paths.extend(kinds.iter().filter(|(_, count)| *count > 0).map(|(kind, _)| format!("mountVolumes.{kind}")));
+        paths.extend(
+            kinds.iter().filter(|(_, count)| *count > 0).map(|(kind, _)| format!("mountVolumes.{kind}")),
+        );
     }
     if spec.container_settings.is_some() {
         paths.push("containerSettings".to_owned());

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::job::{KeyVaultSecretReference, ResourceRef};
+use super::limits::DIRECTORIES;
 use crate::text::Secret;
 
 /// Storage by kind. Each entry appears at `<mount root>/<relativeMountPath>`.
@@ -12,18 +13,23 @@ use crate::text::Secret;
 pub struct MountVolumes {
     /// SMB shares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub azure_file_shares: Vec<AzureFileShare>,
     /// Blob containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub azure_blob_file_systems: Vec<AzureBlobFileSystem>,
     /// NFS servers made by this service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub file_servers: Vec<FileServerMount>,
     /// Anything else that one command mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub unmanaged_file_systems: Vec<UnmanagedFileSystem>,
     /// Extension: directories of the node itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIRECTORIES))]
     pub host_paths: Vec<HostPath>,
 }
 
@@ -35,11 +41,13 @@ pub struct AzureFileShare {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_name: Option<String>,
     /// `https://ACCOUNT.file.core.windows.net/SHARE`
+    #[schemars(length(min = 1))]
     pub azure_file_url: String,
     /// The account's key. A job file may leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<StorageCredentials>,
     /// The folder below the mount root.
+    #[schemars(length(min = 1))]
     pub relative_mount_path: String,
     /// Mode of files, octal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,11 +65,13 @@ pub struct AzureBlobFileSystem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_name: Option<String>,
     /// The container.
+    #[schemars(length(min = 1))]
     pub container_name: String,
     /// The account's key. A job file may leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<StorageCredentials>,
     /// The folder below the mount root.
+    #[schemars(length(min = 1))]
     pub relative_mount_path: String,
     /// Options for the mount helper.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,6 +101,7 @@ pub struct FileServerMount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_directory: Option<String>,
     /// The folder below the mount root.
+    #[schemars(length(min = 1))]
     pub relative_mount_path: String,
     /// Options for the mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,8 +113,10 @@ pub struct FileServerMount {
 #[serde(rename_all = "camelCase")]
 pub struct UnmanagedFileSystem {
     /// The command; the mount point is appended.
+    #[schemars(length(min = 1))]
     pub mount_command: String,
     /// The folder below the mount root.
+    #[schemars(length(min = 1))]
     pub relative_mount_path: String,
 }
 
@@ -112,8 +125,10 @@ pub struct UnmanagedFileSystem {
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
     /// The directory, absolute.
+    #[schemars(length(min = 1))]
     pub path: String,
     /// The folder below the mount root.
+    #[schemars(length(min = 1))]
     pub relative_mount_path: String,
     /// Whether tasks may only read.
     #[serde(default)]

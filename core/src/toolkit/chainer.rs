@@ -6,16 +6,20 @@ use serde::{Deserialize, Serialize};
 /// Settings of this toolkit. Source: docs/compat.md, "Toolkits".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "chainerSettings")]
 pub struct Settings {
     /// The script; variables are expanded.
+    #[schemars(length(min = 1))]
     pub python_script_file_path: String,
     /// The interpreter; `python3`, else `python`, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub python_interpreter_path: Option<String>,
     /// Arguments of the script, in shell syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_line_args: Option<String>,
     /// Number of processes; `nodeCount` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = crate::spec::limits::TASKS))]
     pub process_count: Option<u32>,
 }
