@@ -1,0 +1,151 @@
+//! How everybody else speaks to the loop.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use trainyard_core::coordinator::{Answer, Event, JobKey, NewJob};
+use trainyard_core::id::Generation;
+use trainyard_core::session::Hello;
+
+use super::View;
+use crate::grpc::Link;
+use crate::store::{Change, Entry};
+
+/// A handle on the loop; cheap to clone.
+#[derive(Clone)]
+pub struct Driver {
+    messages: mpsc::Sender<Message>,
+    view: watch::Receiver<Arc<View>>,
+    journal: broadcast::Sender<Arc<Entry>>,
+    generation: Generation,
+}
+
+/// The loop cannot do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// Nothing was stored.
+    #[error("the coordinator's disk is full: nothing was stored; free some space and try again")]
+    Full,
+    /// It is going down; whether it did what was asked is not known.
+    #[error("the coordinator is stopping: try again")]
+    Stopped,
+}
+
+/// What comes in.
+pub(crate) enum Message {
+    /// An event that nobody waits for.
+    Event(Event),
+    /// One that somebody waits for.
+    Ask(Question, oneshot::Sender<Result<Answer, Unavailable>>),
+    /// Changes that the core knows nothing of.
+    Write(Vec<Change>, oneshot::Sender<Result<(), Unavailable>>),
+    /// For the watchdog.
+    Ping(oneshot::Sender<()>),
+    /// End the loop, after what is before this.
+    Stop,
+}
+
+/// An event that is answered.
+pub(crate) enum Question {
+    Submit(Box<NewJob>),
+    Cancel(JobKey),
+    Delete(JobKey),
+    Join(Box<Hello>, Link),
+}
+
+impl Driver {
+    pub(super) fn new(
+        messages: mpsc::Sender<Message>,
+        view: watch::Receiver<Arc<View>>,
+        journal: broadcast::Sender<Arc<Entry>>,
+        generation: Generation,
+    ) -> Driver {
+        Driver { messages, view, journal, generation }
+    }
+
+    /// Of this start of the coordinator.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Nodes and wait reasons as they are now.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Journal entries from now on, each after its commit.
+    #[must_use]
+    pub fn journal(&self) -> broadcast::Receiver<Arc<Entry>> {
+        self.journal.subscribe()
+    }
+
+    /// Asks for a job; the answer is durable.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn submit(&self, job: NewJob) -> Result<Answer, Unavailable> {
+        self.ask(Question::Submit(Box::new(job))).await
+    }
+
+    /// Asks for the end of a job.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn cancel(&self, key: JobKey) -> Result<Answer, Unavailable> {
+        self.ask(Question::Cancel(key)).await
+    }
+
+    /// Asks for the removal of a job.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn delete(&self, key: JobKey) -> Result<Answer, Unavailable> {
+        self.ask(Question::Delete(key)).await
+    }
+
+    /// Writes workspaces and experiments.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn write(&self, changes: Vec<Change>) -> Result<(), Unavailable> {
+        let (answer, written) = oneshot::channel();
+        self.send(Message::Write(changes, answer)).await?;
+        written.await.map_err(|_gone| Unavailable::Stopped)?
+    }
+
+    /// Returns once the loop has come around.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn ping(&self) -> Result<(), Unavailable> {
+        let (pong, answered) = oneshot::channel();
+        self.send(Message::Ping(pong)).await?;
+        answered.await.map_err(|_gone| Unavailable::Stopped)
+    }
+
+    /// Ends the loop after what it has been asked before.
+    pub async fn stop(&self) {
+        // It may have ended already.
+        self.send(Message::Stop).await.unwrap_or_default();
+    }
+
+    pub(crate) async fn join(&self, hello: Hello, link: Link) -> Result<Answer, Unavailable> {
+        self.ask(Question::Join(Box::new(hello), link)).await
+    }
+
+    pub(crate) async fn tell(&self, event: Event) -> Result<(), Unavailable> {
+        self.send(Message::Event(event)).await
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Ask(question, answer)).await?;
+        answered.await.map_err(|_gone| Unavailable::Stopped)?
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Unavailable> {
+        self.messages.send(message).await.map_err(|_closed| Unavailable::Stopped)
+    }
+}
