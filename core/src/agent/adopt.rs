@@ -75,45 +75,39 @@ fn end_ended_logs(turn: &mut Turn<'_>, id: GangId) {
 }
 
 pub(super) fn on_adopted(turn: &mut Turn<'_>, id: AttemptId, found: Found) {
-    let known = match turn.state.attempt(id) {
-        Some(Attempt::Launching) => None,
-        Some(Attempt::Running { pid, at }) => Some((*pid, *at)),
+    let is_known = match turn.state.attempt(id) {
+        Some(Attempt::Launching) => false,
+        Some(Attempt::Running { .. }) => true,
         Some(Attempt::Ended { .. }) | None => return,
     };
     match found {
-        Found::Running { pid } if known.is_none() => attempt::on_launched(turn, id, pid, turn.now.wall),
-        Found::Running { .. } => {
+        Found::Running { started } => {
             turn.note(id.gang_id(), format!("attempt {id}: adopted, still running"));
-            super::fence::renew(turn, id.gang_id());
-            attempt::stop_late(turn, id);
+            // What the last agent told the shim is not known, and what this one told it before is lost.
+            if let Some(gang) = turn.state.gangs.get_mut(&id.gang_id()) {
+                gang.fence_boot_ms = 0;
+            }
+            if is_known {
+                super::fence::renew(turn, id.gang_id());
+                attempt::stop_late(turn, id);
+            } else {
+                let (pid, at) = started.unwrap_or((0, turn.now.wall));
+                attempt::on_launched(turn, id, pid, at);
+            }
         }
         Found::Ended(ended) => attempt::on_ended(turn, *ended),
         // The intent is in the journal, so that it must never be started again.
         Found::NeverStarted => {
-            let message = "the agent ended between the intent to start it and the start".to_owned();
-            attempt::on_ended(turn, unseen(turn, id, EndCause::NotStarted, WallMs(0), message));
+            let ended = TaskEnded {
+                attempt: id,
+                exit: Exit::Unknown,
+                cause: EndCause::NotStarted,
+                started: WallMs(0),
+                ended: turn.now.wall,
+                stderr_tail: String::new(),
+                message: "the agent ended between the intent to start it and the start".to_owned(),
+            };
+            attempt::on_ended(turn, ended);
         }
-        Found::Lost { reason } => {
-            let started = known.map_or(WallMs(0), |(_, at)| at);
-            attempt::on_ended(turn, unseen(turn, id, EndCause::Lost, started, reason));
-        }
-    }
-}
-
-fn unseen(
-    turn: &Turn<'_>,
-    attempt: AttemptId,
-    cause: EndCause,
-    started: WallMs,
-    message: String,
-) -> TaskEnded {
-    TaskEnded {
-        attempt,
-        exit: Exit::Unknown,
-        cause,
-        started,
-        ended: turn.now.wall,
-        stderr_tail: String::new(),
-        message,
     }
 }

@@ -93,18 +93,13 @@ pub enum SetupProblem {
 /// What a new agent found of an attempt that an earlier one intended to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It runs.
+    /// It runs, or what is left of it is being ended.
     Running {
-        /// Its main process.
-        pid: u32,
+        /// Its main process and start, if that can be told.
+        started: Option<(u32, WallMs)>,
     },
-    /// Its exit record is there.
+    /// Its exit record is there, or one that says that nobody saw the exit.
     Ended(Box<TaskEnded>),
     /// It never came to a start, and never will.
     NeverStarted,
-    /// It is gone, and nobody saw how.
-    Lost {
-        /// In words.
-        reason: String,
-    },
 }

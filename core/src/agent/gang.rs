@@ -22,10 +22,14 @@ pub(super) fn on_prepare(
     }
     match turn.state.gangs.get_mut(&id) {
         None => {
+            let notes = plan.notes.clone();
             let record = Record::Planned { gang: id, plan: Box::new(plan), start_when_prepared, lease_ms };
             turn.record(record);
             turn.then(Effect::OpenLogs { gang: id });
             turn.note(id, "plan: received");
+            for note in notes {
+                turn.note(id, format!("plan: {note}"));
+            }
             set_up(turn, id);
         }
         Some(gang) if !gang.whole && same_but_secrets(&gang.plan, &plan) => {

@@ -159,6 +159,14 @@ impl World {
         self.connect();
     }
 
+    fn has_heard_the_end(&self, id: GangId) -> bool {
+        self.heard.iter().any(|report| match report {
+            Report::GangEnded(gang) => *gang == id,
+            Report::PrepareFailed(failed) => failed.gang == id,
+            Report::Prepared(_) | Report::Started { .. } | Report::Ended(_) => false,
+        })
+    }
+
     fn hear_end(&mut self, end: TaskEnded) {
         assert!(self.heard_ends_now.insert(end.attempt), "{} was reported twice in one session", end.attempt);
         let first = self.heard_ends.entry(end.attempt).or_insert_with(|| end.clone());
@@ -199,10 +207,11 @@ impl World {
                 let found = match self.shims.get(&attempt) {
                     None => Found::NeverStarted,
                     Some(None) if choice.is_multiple_of(8) => {
-                        self.shims.insert(attempt, Some(ended(attempt, Exit::Unknown, EndCause::Lost)));
-                        Found::Lost { reason: "its shim was killed".into() }
+                        let lost = ended(attempt, Exit::Unknown, EndCause::Lost);
+                        self.shims.insert(attempt, Some(lost.clone()));
+                        Found::Ended(Box::new(lost))
                     }
-                    Some(None) => Found::Running { pid: 7 },
+                    Some(None) => Found::Running { started: (choice % 2 == 0).then_some((7, WallMs(1))) },
                     Some(Some(end)) => Found::Ended(Box::new(end.clone())),
                 };
                 self.event(Event::Adopted { attempt, found });
@@ -213,7 +222,9 @@ impl World {
             Effect::CloseLogs { gang } => self.event(Event::LogsClosed { gang }),
             Effect::Wipe { job_temps } => self.event(Event::Wiped { job_temps }),
             Effect::Renew { attempt, fence_boot_ms } => {
-                assert!(self.launches.contains_key(&attempt) && fence_boot_ms < self.contact_boot_ms + LEASE_MS);
+                assert!(
+                    self.launches.contains_key(&attempt) && fence_boot_ms < self.contact_boot_ms + LEASE_MS
+                );
             }
             Effect::Disconnect { .. }
             | Effect::OpenLogs { .. }
@@ -229,7 +240,10 @@ impl World {
         *count += 1;
         assert_eq!(*count, 1, "{attempt} was launched twice");
         let lease_end = self.contact_boot_ms + LEASE_MS;
-        assert!(fence_boot_ms.is_some_and(|fence| fence < lease_end), "the fence is not before the lease's end");
+        assert!(
+            fence_boot_ms.is_some_and(|fence| fence < lease_end),
+            "the fence is not before the lease's end"
+        );
         let stopped = match attempt.rank {
             Rank::PREPARATION => &self.stopped_before_preparation,
             _ => &self.stopped_before_start,
@@ -285,7 +299,9 @@ impl World {
             0 => self.prepare(job, job != 1, choice.is_multiple_of(2)),
             1 => self.command(Command::Start(id)),
             2 => self.stop(id),
-            3 => self.command(Command::Release(id)),
+            // The coordinator releases what it has heard the end of, maybe more than once.
+            3 if self.has_heard_the_end(id) => self.command(Command::Release(id)),
+            3 => {}
             4 => self.command(Command::EndedAck(self.heard_ends.keys().copied().collect())),
             5 => self.connect(),
             6 => self.restart(),
