@@ -1,0 +1,203 @@
+//! The spool against a coordinator of two channels: every byte once, in order, over breaks.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use tokio::sync::mpsc;
+use trainyard_core::id::{GangId, GangNo, JobId};
+use trainyard_proto::v1::{LogAck, LogChunk};
+
+use super::Spool;
+
+const GANG: GangId = GangId { job: JobId(7), gang: GangNo(1) };
+
+/// What a coordinator keeps.
+#[derive(Default)]
+struct Kept {
+    files: BTreeMap<String, Vec<u8>>,
+    ended: BTreeMap<String, usize>,
+}
+
+impl Kept {
+    /// Takes one chunk as the coordinator does, and says how far it has the file.
+    fn take(&mut self, chunk: LogChunk) -> LogAck {
+        let kept = self.files.entry(chunk.file.clone()).or_default();
+        let offset = usize::try_from(chunk.offset).unwrap();
+        if offset <= kept.len() && offset + chunk.data.len() > kept.len() {
+            kept.extend_from_slice(&chunk.data[kept.len() - offset..]);
+        }
+        let end = chunk.end && offset + chunk.data.len() == kept.len();
+        let durable_offset = kept.len() as u64;
+        if end {
+            self.ended.insert(chunk.file.clone(), kept.len());
+        }
+        LogAck { gang: chunk.gang, file: chunk.file, durable_offset, end }
+    }
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+async fn receive_until(
+    kept: &mut Kept,
+    spool: &Spool,
+    session: u64,
+    chunks: &mut mpsc::Receiver<LogChunk>,
+    done: impl Fn(&Kept) -> bool,
+) {
+    while !done(kept) {
+        let chunk = chunks.recv().await.expect("the spool goes on");
+        let ack = kept.take(chunk);
+        spool.ack(session, ack);
+    }
+}
+
+fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()[0]
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+#[tokio::test]
+async fn every_byte_arrives_once_over_a_break_and_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("spool");
+    let whole = noise(3_000_000, 7);
+    let mut kept = Kept::default();
+
+    let spool = Spool::start(folder.clone(), "node-0".into()).unwrap();
+    spool.open(GANG).unwrap();
+    let path = spool.gang_folder(GANG).join("stdout.txt");
+    append(&path, &whole[..1_000_000]);
+    let (sender, mut chunks) = mpsc::channel(2);
+    spool.attach(1, sender);
+    receive_until(&mut kept, &spool, 1, &mut chunks, |kept| {
+        kept.files.values().any(|file| file.len() >= 500_000)
+    })
+    .await;
+    // The session breaks with chunks under way, which are lost.
+    drop(chunks);
+    spool.detach(1);
+    append(&path, &whole[1_000_000..2_000_000]);
+    let (sender, mut chunks) = mpsc::channel(2);
+    spool.attach(2, sender);
+    receive_until(&mut kept, &spool, 2, &mut chunks, |kept| kept.files["stdout.txt"].len() >= 1_900_000)
+        .await;
+    spool.close().await.unwrap();
+    drop((spool, chunks));
+
+    let spool = Spool::start(folder, "node-0".into()).unwrap();
+    assert_eq!(spool.gangs().unwrap(), [GANG]);
+    spool.open(GANG).unwrap();
+    append(&path, &whole[2_000_000..]);
+    let (sender, mut chunks) = mpsc::channel(2);
+    spool.attach(1, sender);
+    let first = chunks.recv().await.unwrap();
+    assert!(first.offset > 0, "it goes on at the acknowledged offset");
+    spool.ack(1, kept.take(first));
+    spool.end(GANG, vec!["stdout.txt".into(), "stderr.txt".into()]);
+    receive_until(&mut kept, &spool, 1, &mut chunks, |kept| kept.ended.len() == 2).await;
+    assert!(kept.files["stdout.txt"] == whole, "the bytes differ");
+    assert_eq!(kept.ended["stderr.txt"], 0, "a file that was never made has an end too");
+}
+
+#[tokio::test]
+async fn what_is_appended_while_it_runs_is_pushed() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = Spool::start(root.path().join("spool"), "node-0".into()).unwrap();
+    spool.open(GANG).unwrap();
+    let (sender, mut chunks) = mpsc::channel(2);
+    spool.attach(1, sender);
+    let mut kept = Kept::default();
+    for line in 0..50 {
+        append(&spool.gang_folder(GANG).join("a.txt"), format!("line {line}\n").as_bytes());
+        let wanted: usize = (0..=line).map(|line: usize| format!("line {line}\n").len()).sum();
+        let there = |kept: &Kept| kept.files.get("a.txt").is_some_and(|file| file.len() == wanted);
+        receive_until(&mut kept, &spool, 1, &mut chunks, there).await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_removed_when_all_of_it_is_acknowledged() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = Spool::start(root.path().join("spool"), "node-0".into()).unwrap();
+    spool.open(GANG).unwrap();
+    spool.notes(GANG, "execution.log").write("plan: received");
+    append(&spool.gang_folder(GANG).join("a.txt"), b"x");
+    spool.end_all(GANG);
+    spool.release(GANG);
+    let (sender, mut chunks) = mpsc::channel(8);
+    spool.attach(1, sender);
+    let mut kept = Kept::default();
+    let mut acks = Vec::new();
+    while kept.ended.len() < 2 {
+        acks.push(kept.take(chunks.recv().await.unwrap()));
+    }
+    let line = String::from_utf8(kept.files["execution.log"].clone()).unwrap();
+    assert!(
+        line.ends_with("Z node-0 plan: received\n") && line.len() == "2026-11-25T02:10:11.123Z".len() + 23,
+        "{line:?}"
+    );
+    assert!(spool.gang_folder(GANG).exists(), "nothing is removed before it is acknowledged");
+    acks.into_iter().for_each(|ack| spool.ack(1, ack));
+    spool.close().await.unwrap();
+    assert!(!spool.gang_folder(GANG).exists());
+}
+
+#[tokio::test]
+async fn the_mirror_is_complete_and_follows_what_an_earlier_gang_left() {
+    let root = tempfile::tempdir().unwrap();
+    let std_dir = root.path().join("stdouterr");
+    std::fs::create_dir(&std_dir).unwrap();
+    std::fs::write(std_dir.join("a.txt"), "first gang\n").unwrap();
+    let folder = root.path().join("spool");
+    for (part, whole) in [("one\n", "first gang\none\n"), ("two\n", "first gang\none\ntwo\n")] {
+        let spool = Spool::start(folder.clone(), "node-0".into()).unwrap();
+        spool.open(GANG).unwrap();
+        spool.mirror(GANG, std_dir.clone(), spool.notes(GANG, "execution.log"));
+        append(&spool.gang_folder(GANG).join("a.txt"), part.as_bytes());
+        spool.caught_up(GANG).await.unwrap();
+        assert_eq!(std::fs::read_to_string(std_dir.join("a.txt")).unwrap(), whole);
+        spool.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_mirror_follows_no_link_and_waits_for_no_fifo() {
+    let root = tempfile::tempdir().unwrap();
+    let std_dir = root.path().join("stdouterr");
+    std::fs::create_dir(&std_dir).unwrap();
+    let canary = root.path().join("canary");
+    std::fs::write(&canary, "untouched").unwrap();
+    std::os::unix::fs::symlink(&canary, std_dir.join("a.txt")).unwrap();
+    nix::unistd::mkfifo(&std_dir.join("b.txt"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let spool = Spool::start(root.path().join("spool"), "node-0".into()).unwrap();
+    spool.open(GANG).unwrap();
+    append(&spool.gang_folder(GANG).join("a.txt"), b"evil");
+    append(&spool.gang_folder(GANG).join("b.txt"), b"evil");
+    spool.mirror(GANG, std_dir, spool.notes(GANG, "execution.log"));
+    spool.caught_up(GANG).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&canary).unwrap(), "untouched");
+    let noted = std::fs::read_to_string(spool.gang_folder(GANG).join("execution.log")).unwrap();
+    assert_eq!(noted.lines().count(), 2, "{noted}");
+}
+
+#[test]
+fn the_tail_of_a_file_is_whole_lines() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("stderr.txt");
+    assert_eq!(super::tail_of(&path, 10), "");
+    std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
+    assert_eq!(super::tail_of(&path, 100), "one\ntwo\nthree\n");
+    assert_eq!(super::tail_of(&path, 8), "three\n");
+    std::fs::write(&path, [0xff; 20]).unwrap();
+    assert!(super::tail_of(&path, 8).len() <= 8);
+}
