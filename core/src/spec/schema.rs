@@ -57,7 +57,9 @@ fn close(definition: &mut Value) {
     if definition["type"] == "object" {
         definition["additionalProperties"] = false.into();
     }
-    for field in definition["properties"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+    for field in
+        definition.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut)
+    {
         if let Some(choices) = field.as_object_mut().and_then(|field| field.remove("x-choices")) {
             field["examples"] = choices;
         }

@@ -124,7 +124,7 @@ pub struct UnmanagedFileSystem {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
-    /// The directory, absolute.
+    /// The directory: absolute, or in a job file relative to the file's folder; variables are expanded.
     #[schemars(length(min = 1))]
     pub path: String,
     /// The folder below the mount root.
