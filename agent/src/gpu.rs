@@ -14,11 +14,13 @@ mod read;
 mod share;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::watch;
 use trainyard_core::unit::{GpuUuid, WallMs};
 
+pub use nvml::NvmlGpu;
 pub use share::{Share, split};
 
 /// GPUs of whatever origin, shared by all who ask.
@@ -212,6 +214,29 @@ pub fn holders(gpu: &dyn Gpu, units: &[GpuUuid]) -> Result<Vec<(GpuUuid, GpuProc
     Ok(of_units
         .flat_map(|reading| reading.processes.into_iter().map(move |process| (reading.uuid.clone(), process)))
         .collect())
+}
+
+/// This node's GPUs: all of the machine, or the given part. Nodes of one process share one NVML thread.
+///
+/// # Errors
+/// No thread can be started.
+pub fn open(library: Option<PathBuf>, share: Option<&[String]>) -> std::io::Result<GpuHandle> {
+    static OPEN: Mutex<BTreeMap<Option<PathBuf>, Weak<NvmlGpu>>> = Mutex::new(BTreeMap::new());
+    // A panic while it is held leaves the map as it was.
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let machine = match open.get(&library).and_then(Weak::upgrade) {
+        Some(machine) => machine,
+        None => {
+            let options = nvml::Options { library: library.clone(), ..nvml::Options::default() };
+            let machine = Arc::new(NvmlGpu::start(options)?);
+            open.insert(library, Arc::downgrade(&machine));
+            machine
+        }
+    };
+    Ok(match share {
+        None => machine,
+        Some(uuids) => Arc::new(Share::new(machine, uuids.iter().cloned().map(GpuUuid))),
+    })
 }
 
 fn iso(at: WallMs) -> String {

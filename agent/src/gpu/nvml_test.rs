@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use trainyard_core::unit::GpuUuid;
 
 use super::nvml::{NvmlGpu, Options};
-use super::{Gpu, GpuProblem, holders};
+use super::{Gpu, GpuProblem, holders, open};
 
 /// The library, compiled once a run.
 fn compiled() -> &'static Path {
@@ -272,6 +272,21 @@ fn a_hanging_driver_makes_gpus_unknown_and_blocks_nobody() {
     let health = nvml.health();
     assert_eq!((health.problem, health.faults.len()), (None, 0));
     assert_eq!(nvml.list().gpus[0].uuid.0, "GPU-0");
+}
+
+#[test]
+fn local_nodes_share_one_machine() {
+    let machine = Machine::new(json!({"gpus": [gpu(0), gpu(1)]}));
+    let all = open(Some(machine.library()), None).unwrap();
+    let second = open(Some(machine.library()), Some(&["GPU-1".to_owned()])).unwrap();
+    assert_eq!(uuids(&*all), ["GPU-0", "GPU-1"]);
+    assert_eq!(uuids(&*second), ["GPU-1"]);
+    // What one of them finds wrong is known to the other: it is the same thread.
+    let mut broken = gpu(1);
+    broken["xid"] = json!(79);
+    machine.set(json!({"gpus": [gpu(0), broken]}));
+    drop(all.list());
+    assert_eq!(second.health().faults.len(), 1);
 }
 
 #[test]
