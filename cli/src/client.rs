@@ -19,8 +19,8 @@ pub(crate) const API_VERSION: &str = "2018-05-01";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take that is no stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Jobs that a list asks for when it looks for one.
-const LIST_LIMIT: u32 = 10_000;
+/// Jobs that one answer lists at most.
+pub(crate) const LIST_LIMIT: u32 = 1000;
 /// Waiting times between tries to reach a coordinator again.
 const BACK_OFF: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
 /// How long a stream of events may be silent before it is opened again; keep-alives come far more often.
@@ -53,7 +53,9 @@ impl std::fmt::Display for Refused {
             code => write!(f, "{} ({code})", self.message)?,
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            f.write_str("; the token comes from TRAINYARD_TOKEN or the client.json that `trainyard up` writes")?;
+            f.write_str(
+                "; the token comes from TRAINYARD_TOKEN or the client.json that `trainyard up` writes",
+            )?;
         }
         Ok(())
     }
@@ -105,7 +107,12 @@ impl Client {
     }
 
     /// Sends a request that is no stream; an empty answer is `null`.
-    pub(crate) async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub(crate) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
         let mut request = self.request(method, path).timeout(ANSWER_TIMEOUT);
         if let Some(body) = body {
             request = request.json(body);
@@ -115,7 +122,8 @@ impl Client {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).with_context(|| format!("{} did not answer with JSON", self.target.coordinator))
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} did not answer with JSON", self.target.coordinator))
     }
 
     /// GET of a stream of bytes.
@@ -173,8 +181,32 @@ impl Client {
     }
 
     async fn jobs(&self) -> anyhow::Result<Vec<Listed>> {
-        let list = self.get(&format!("/api/v1/jobs?limit={LIST_LIMIT}")).await?;
-        serde_json::from_value(list["value"].clone()).context("reading the coordinator's list of jobs")
+        let list = self.list(&[], None, LIST_LIMIT).await?;
+        serde_json::from_value(Value::Array(list)).context("reading the coordinator's list of jobs")
+    }
+
+    /// Summaries of jobs in these states (in any, if none is given), the newest first.
+    pub(crate) async fn list(
+        &self,
+        states: &[&str],
+        experiment: Option<&str>,
+        limit: u32,
+    ) -> anyhow::Result<Vec<Value>> {
+        let experiment = experiment.map(|name| format!("&experiment={name}")).unwrap_or_default();
+        let mut queries: Vec<String> = states.iter().map(|state| format!("&state={state}")).collect();
+        if queries.is_empty() {
+            queries.push(String::new());
+        }
+        let mut jobs = Vec::new();
+        for state in queries {
+            let answer = self.get(&format!("/api/v1/jobs?limit={limit}{experiment}{state}")).await?;
+            jobs.extend(answer["value"].as_array().cloned().unwrap_or_default());
+        }
+        jobs.sort_by_key(|job| std::cmp::Reverse(job["jobId"].as_u64()));
+        // A job may have changed its state between two questions.
+        jobs.dedup_by_key(|job| job["jobId"].as_u64());
+        jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(jobs)
     }
 
     /// Follows the events of one job (or of all) from now on, through restarts of the coordinator.
@@ -195,7 +227,7 @@ pub(crate) enum Heard {
     /// The stream is open: everything from here on is heard.
     Connected,
     /// Something happened.
-    Event(sse::Event),
+    Event,
     /// The coordinator does not answer; another try follows.
     Lost(String),
     /// The coordinator refuses: no other try follows.
@@ -234,7 +266,11 @@ async fn follow(client: Client, job_id: Option<u64>, tx: mpsc::Sender<Heard>) {
     }
 }
 
-async fn connect(client: &Client, job_id: Option<u64>, last: Option<&str>) -> anyhow::Result<reqwest::Response> {
+async fn connect(
+    client: &Client,
+    job_id: Option<u64>,
+    last: Option<&str>,
+) -> anyhow::Result<reqwest::Response> {
     let path = match job_id {
         Some(job_id) => format!("/api/v1/events?job={job_id}"),
         None => "/api/v1/events".to_owned(),
@@ -247,7 +283,11 @@ async fn connect(client: &Client, job_id: Option<u64>, last: Option<&str>) -> an
 }
 
 /// Passes events on until the stream breaks (why), or the reader is gone (`None`).
-async fn pass_on(answer: reqwest::Response, last: &mut Option<String>, tx: &mpsc::Sender<Heard>) -> Option<String> {
+async fn pass_on(
+    answer: reqwest::Response,
+    last: &mut Option<String>,
+    tx: &mpsc::Sender<Heard>,
+) -> Option<String> {
     let mut parser = sse::Parser::default();
     let mut chunks = answer.bytes_stream();
     loop {
@@ -267,8 +307,9 @@ async fn pass_on(answer: reqwest::Response, last: &mut Option<String>, tx: &mpsc
             },
         };
         for event in events {
+            tracing::debug!(kind = event.kind, data = event.data, "event");
             last.clone_from(&event.id);
-            tx.send(Heard::Event(event)).await.ok()?;
+            tx.send(Heard::Event).await.ok()?;
         }
     }
 }

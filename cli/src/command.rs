@@ -54,7 +54,15 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Form of the data on stdout.
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Global options"
+    )]
     output: Format,
 }
 
@@ -153,6 +161,8 @@ pub(crate) fn start_log(default: &str) {
 
     use tracing_subscriber::EnvFilter;
 
+    // What nodes lack is told in one line, not by each of them.
+    let default = if default == "warn" { "warn,trainyard_agent::wire=error" } else { default };
     let filter = EnvFilter::try_from_env("TRAINYARD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -51,13 +51,13 @@ impl Target {
                 )
             })?;
             let token = from_variable.or_else(|| Some(Secret::new(file.token)));
-            return Ok(Target { coordinator: url(&file.coordinator)?, token });
+            return Ok(Target { coordinator: coordinator_url(&file.coordinator)?, token });
         };
-        let coordinator = url(coordinator)?;
+        let coordinator = coordinator_url(coordinator)?;
         let token = match from_variable {
             Some(token) => Some(token),
             None => read_client_file(&file)?
-                .filter(|file| url(&file.coordinator).is_ok_and(|known| known == coordinator))
+                .filter(|file| coordinator_url(&file.coordinator).is_ok_and(|known| known == coordinator))
                 .map(|file| Secret::new(file.token)),
         };
         Ok(Target { coordinator, token })
@@ -65,10 +65,12 @@ impl Target {
 }
 
 /// Makes a base URL of what a user typed: a missing `http://` and a missing port are filled in.
-fn url(text: &str) -> anyhow::Result<String> {
+pub(crate) fn coordinator_url(text: &str) -> anyhow::Result<String> {
     let text = text.trim().trim_end_matches('/');
     if text.starts_with("https://") {
-        bail!("{text}: https is not built yet; http:// only, through a tunnel where the network is not trusted");
+        bail!(
+            "{text}: https is not built yet; http:// only, through a tunnel where the network is not trusted"
+        );
     }
     let rest = text.strip_prefix("http://").unwrap_or(text);
     if rest.is_empty() || rest.contains("://") || rest.contains('/') || rest.contains(char::is_whitespace) {
@@ -137,7 +139,8 @@ fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     make_private_dir(dir)?;
     let tmp = path.with_extension(format!("tmp{}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&tmp, path)
@@ -189,7 +192,9 @@ mod tests {
 
     #[test]
     fn a_coordinator_is_completed_or_refused() {
-        let check = |text: &str, expected: Option<&str>| assert_eq!(url(text).ok().as_deref(), expected, "{text}");
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(coordinator_url(text).ok().as_deref(), expected, "{text}")
+        };
         check("http://10.0.0.4:8470/", Some("http://10.0.0.4:8470"));
         check("10.0.0.4", Some("http://10.0.0.4:8470"));
         check("host:1", Some("http://host:1"));

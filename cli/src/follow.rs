@@ -3,6 +3,8 @@
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client::{Client, Heard, back_off, is_not_found, is_unreachable};
 use crate::jobref::JobRef;
@@ -46,7 +48,7 @@ pub(crate) async fn until(
             }
             Heard::Refused(error) => return Err(error),
             Heard::Connected => told = false,
-            Heard::Event(_) => {}
+            Heard::Event => {}
         }
         // One look serves for all that has been heard so far.
         while let Ok(more) = heard.try_recv() {
@@ -90,14 +92,29 @@ pub(crate) struct Stream {
     pub(crate) stderr: bool,
 }
 
+impl Stream {
+    /// Whether it is of a job preparation, not of a task.
+    pub(crate) fn is_preparation(&self) -> bool {
+        self.is_of(PREPARATION)
+    }
+
+    /// Whether a user means it by this name; `preparation` means those of all nodes.
+    pub(crate) fn is_of(&self, wanted: &str) -> bool {
+        self.task == wanted || self.task.split_once('@').is_some_and(|(name, _)| name == wanted)
+    }
+}
+
+/// How people name the job preparation.
+const PREPARATION: &str = "preparation";
+
 /// The streams of a plan: preparations first, then tasks by rank.
 pub(crate) fn streams(plan: &Value) -> Vec<Stream> {
     let nodes = plan["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut streams = Vec::new();
     for node in nodes.iter().filter(|node| node["preparation"].is_object()) {
         let task = match nodes.len() {
-            1 => "preparation".to_owned(),
-            _ => format!("preparation@{}", cell(&node["node"])),
+            1 => PREPARATION.to_owned(),
+            _ => format!("{PREPARATION}@{}", cell(&node["node"])),
         };
         push(&mut streams, &task, &node["preparation"]);
     }
@@ -146,6 +163,156 @@ impl Log {
     }
 }
 
+/// What a follower of a job and its logs hears.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The job has changed.
+    Job(Box<Value>),
+    /// A gang has a plan, and these streams of it are followed.
+    Gang(u64, Vec<Stream>),
+    /// A task has printed something.
+    Bytes(Stream, Bytes),
+    /// A stream has ended.
+    EndOf(Stream),
+    /// The job has ended, and every stream of it.
+    Over(Box<Value>),
+    /// Following failed.
+    Failed(anyhow::Error),
+}
+
+/// Tells all news of a job, one gang after the other, with the streams that `choose` takes of each plan.
+pub(crate) async fn job_and_logs<F>(client: Client, job: JobRef, choose: F, tx: mpsc::Sender<News>)
+where
+    F: Fn(&[Stream]) -> anyhow::Result<Vec<Stream>>,
+{
+    let last = match Logs::new(&client, &job, &tx).follow(choose).await {
+        Ok(ended) => News::Over(Box::new(ended)),
+        Err(e) => News::Failed(e),
+    };
+    // Without a listener nobody wants to know.
+    drop(tx.send(last).await);
+}
+
+/// The streams that are followed.
+struct Logs<'a> {
+    client: &'a Client,
+    job: &'a JobRef,
+    tx: &'a mpsc::Sender<News>,
+    gang: u64,
+    reading: JoinSet<anyhow::Result<()>>,
+    /// To let go of streams that never begin: those of tasks that were not started before their gang was over.
+    waiting: Vec<(String, AbortHandle)>,
+}
+
+impl<'a> Logs<'a> {
+    fn new(client: &'a Client, job: &'a JobRef, tx: &'a mpsc::Sender<News>) -> Logs<'a> {
+        Logs { client, job, tx, gang: 0, reading: JoinSet::new(), waiting: Vec::new() }
+    }
+
+    async fn follow<F>(mut self, choose: F) -> anyhow::Result<Value>
+    where
+        F: Fn(&[Stream]) -> anyhow::Result<Vec<Stream>>,
+    {
+        let (states, mut changed) = mpsc::unbounded_channel();
+        let until_ended = until_ended(self.client, self.job, |now| {
+            // The receiver lives as long as this function.
+            drop(states.send(now.clone()));
+        });
+        tokio::pin!(until_ended);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                Some(now) = changed.recv() => self.on_change(now, &choose).await?,
+                ended = &mut until_ended => break ended?,
+                Some(read) = self.reading.join_next() => finished(read)?,
+            }
+        };
+        while let Ok(now) = changed.try_recv() {
+            self.on_change(now, &choose).await?;
+        }
+        self.let_go();
+        while let Some(read) = self.reading.join_next().await {
+            finished(read)?;
+        }
+        Ok(ended)
+    }
+
+    async fn on_change<F>(&mut self, now: Value, choose: &F) -> anyhow::Result<()>
+    where
+        F: Fn(&[Stream]) -> anyhow::Result<Vec<Stream>>,
+    {
+        let ours = &now["properties"]["trainyard"];
+        let gang = ours["gang"].as_u64().unwrap_or(0);
+        let started = |name: &str| {
+            let mut tasks = ours["tasks"].as_array().into_iter().flatten();
+            tasks.any(|task| task["name"] == name && !task["startTime"].is_null())
+        };
+        if gang == self.gang {
+            self.waiting.retain(|(task, _)| !started(task));
+        }
+        let is_new = gang > self.gang;
+        self.tell(News::Job(Box::new(now))).await?;
+        if !is_new {
+            return Ok(());
+        }
+        self.let_go();
+        self.gang = gang;
+        let plan = match self.client.get(&format!("{}/plan?gang={gang}", self.job.api_path())).await {
+            Ok(plan) => plan,
+            // It ended before it was planned.
+            Err(e) if is_not_found(&e) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let streams = choose(&streams(&plan))?;
+        self.tell(News::Gang(gang, streams.clone())).await?;
+        for stream in streams {
+            let log = Log { job: self.job.clone(), gang: Some(gang), file: stream.file.clone() };
+            let task = stream.task.clone();
+            let preparation = stream.is_preparation();
+            let handle =
+                self.reading.spawn(read_stream(log.open(self.client.clone(), true), stream, self.tx.clone()));
+            if !preparation {
+                self.waiting.push((task, handle));
+            }
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        for (_, handle) in self.waiting.drain(..) {
+            handle.abort();
+        }
+    }
+
+    async fn tell(&self, news: News) -> anyhow::Result<()> {
+        self.tx.send(news).await.map_err(|_| anyhow::anyhow!("nobody listens"))
+    }
+}
+
+fn finished(read: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    match read {
+        Ok(read) => read,
+        Err(e) if e.is_cancelled() => Ok(()),
+        Err(e) => Err(e).context("following a log"),
+    }
+}
+
+async fn read_stream(mut reader: Reader, stream: Stream, tx: mpsc::Sender<News>) -> anyhow::Result<()> {
+    loop {
+        let (news, last) = match reader.next().await {
+            Ok(Some(bytes)) => (News::Bytes(stream.clone(), bytes), false),
+            Ok(None) => (News::EndOf(stream.clone()), true),
+            // The job was deleted meanwhile.
+            Err(e) if is_not_found(&e) => (News::EndOf(stream.clone()), true),
+            Err(e) => return Err(e),
+        };
+        // Without a listener nobody wants to know.
+        if tx.send(news).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
 /// Reads a log from its beginning.
 pub(crate) struct Reader {
     client: Client,
@@ -177,7 +344,9 @@ impl Reader {
                     return Ok(Some(bytes));
                 }
                 Ok(None) if !self.follow || self.has_ended().await? => return Ok(None),
-                Err(e) if !self.follow => return Err(e).with_context(|| format!("reading {}", self.log.file)),
+                Err(e) if !self.follow => {
+                    return Err(e).with_context(|| format!("reading {}", self.log.file));
+                }
                 Ok(None) | Err(_) => {
                     self.answer = None;
                     self.pause().await;
@@ -207,12 +376,20 @@ impl Reader {
             Err(e) if is_unreachable(&e) => return Ok(false),
             Err(e) => return Err(e),
         };
-        let file = list["value"].as_array().into_iter().flatten().find(|f| f["file"] == self.log.file.as_str());
-        Ok(file.is_none_or(|file| match &file["end"] {
-            Value::Bool(ended) => *ended && file["size"].as_u64().unwrap_or(0) <= self.offset,
-            Value::Number(end) => end.as_u64().is_some_and(|end| end <= self.offset),
-            Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => false,
-        }))
+        let file =
+            list["value"].as_array().into_iter().flatten().find(|f| f["file"] == self.log.file.as_str());
+        if file.is_some_and(|file| file["end"] == true && file["size"].as_u64().unwrap_or(0) <= self.offset) {
+            return Ok(true);
+        }
+        // A stream whose end never came is let go some time after its gang is over.
+        match self.client.job(&self.log.job).await {
+            Ok(job) => {
+                let gang = job["properties"]["trainyard"]["gang"].as_u64();
+                Ok(exit::of_job(&job).is_some() || self.log.gang.is_some_and(|ours| gang != Some(ours)))
+            }
+            Err(e) if is_unreachable(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -273,7 +450,8 @@ mod tests {
 
     #[test]
     fn streams_follow_the_ranks() {
-        let command = |out: &str| json!({"stdout": format!("stdout-{out}.txt"), "stderr": format!("stderr-{out}.txt")});
+        let command =
+            |out: &str| json!({"stdout": format!("stdout-{out}.txt"), "stderr": format!("stderr-{out}.txt")});
         let plan = json!({"gang": 1, "nodes": [
             {"node": "node-0", "preparation": command("job_prep"), "tasks": [
                 {"name": "worker-0", "rank": 1, "command": command("wk-0")},

@@ -109,7 +109,11 @@ impl JobFile {
     fn body(&self, job: &JobRef) -> Value {
         let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let settings = ClientSettings {
-            cluster: self.spec.cluster.is_none().then(|| format!("{}/clusters/{DEFAULT}", job.workspace_id())),
+            cluster: self
+                .spec
+                .cluster
+                .is_none()
+                .then(|| format!("{}/clusters/{DEFAULT}", job.workspace_id())),
             account_name: variable("AZURE_BATCHAI_STORAGE_ACCOUNT"),
             account_key: variable("AZURE_BATCHAI_STORAGE_KEY").map(Secret::new),
         };
@@ -131,7 +135,11 @@ fn bytes(file: &Path) -> anyhow::Result<Vec<u8>> {
     let opened = File::open(file).map_err(unreadable)?;
     let metadata = opened.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
-        return Err(Coded::bad_input(format!("{}: a directory where a job file is expected", file.display())).into());
+        return Err(Coded::bad_input(format!(
+            "{}: a directory where a job file is expected",
+            file.display()
+        ))
+        .into());
     }
     if metadata.len() >= limit {
         return Err(Coded::bad_input(format!(
@@ -149,7 +157,8 @@ fn refused(file: &Path, refusal: &Refusal) -> Coded {
     for warning in &refusal.warnings {
         talk::warning(&format!("{}: {warning}", file.display()));
     }
-    let lines: Vec<String> = refusal.errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
+    let lines: Vec<String> =
+        refusal.errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
     Coded::bad_input(lines.join("\n       "))
 }
 
@@ -201,7 +210,9 @@ async fn make_parents(client: &Client, job: &JobRef) -> anyhow::Result<()> {
 /// The coordinator may know better what is wrong with a spec than we do.
 fn bad_spec_as_bad_input(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<Refused>() {
-        Some(refused) if refused.status == StatusCode::BAD_REQUEST => Coded::bad_input(refused.to_string()).into(),
+        Some(refused) if refused.status == StatusCode::BAD_REQUEST => {
+            Coded::bad_input(refused.to_string()).into()
+        }
         Some(_) | None => error,
     }
 }
@@ -236,15 +247,23 @@ secrets: [{name: KEY, value: canary}]
     fn relative_directories_are_meant_from_the_file() {
         let (dir, path) = file(JOB.as_bytes());
         let job = JobFile::read(&path, &SpecFlags::default(), &[]).unwrap();
-        let paths: Vec<&str> =
-            job.spec.mount_volumes.as_ref().unwrap().host_paths.iter().map(|host| host.path.as_str()).collect();
+        let paths: Vec<&str> = job
+            .spec
+            .mount_volumes
+            .as_ref()
+            .unwrap()
+            .host_paths
+            .iter()
+            .map(|host| host.path.as_str())
+            .collect();
         let parent = dir.path().parent().unwrap();
         assert_eq!(paths, [parent.join("data").to_str().unwrap(), "/out"]);
     }
 
     #[test]
     fn paths_resolve_by_text() {
-        let check = |path: &str, expected: &str| assert_eq!(resolve(Path::new("/a/b"), path), expected, "{path}");
+        let check =
+            |path: &str, expected: &str| assert_eq!(resolve(Path::new("/a/b"), path), expected, "{path}");
         check("c", "/a/b/c");
         check("./c/./d", "/a/b/c/d");
         check("../c", "/a/c");

@@ -42,7 +42,8 @@ impl JobRef {
     /// Takes an ARM id apart; its fixed parts are compared without case, as ARM does.
     pub(crate) fn parse(id: &str) -> Option<JobRef> {
         let parts: Vec<&str> = id.strip_prefix('/')?.trim_end_matches('/').split('/').collect();
-        let [k0, subscription, k1, group, k2, provider, k3, workspace, k4, experiment, k5, job] = parts[..] else {
+        let [k0, subscription, k1, group, k2, provider, k3, workspace, k4, experiment, k5, job] = parts[..]
+        else {
             return None;
         };
         let keys = [k0, k1, k2, provider, k3, k4, k5].map(str::to_ascii_lowercase);
@@ -134,7 +135,8 @@ impl Scope {
     }
 
     fn holds(&self, job: &JobRef) -> bool {
-        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(is));
+        let fits =
+            |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(is));
         fits(&self.workspace, &job.workspace) && fits(&self.experiment, &job.experiment)
     }
 }

@@ -74,7 +74,9 @@ fn gpu_rows(load: &Value) -> Vec<[String; 6]> {
 /// its processors and memory, so those of the first node are shown.
 pub(crate) fn one_line(loads: &[Value]) -> String {
     let mut parts = Vec::new();
-    if let Some(host) = loads.iter().map(Host::of).find(|host| host.cpu.is_some() || host.memory_used.is_some()) {
+    if let Some(host) =
+        loads.iter().map(Host::of).find(|host| host.cpu.is_some() || host.memory_used.is_some())
+    {
         if host.cpu.is_some() {
             parts.push(format!("cpu {}", percent(host.cpu)));
         }
@@ -166,7 +168,8 @@ mod tests {
     use super::*;
 
     fn load(name: &str, gpu: Option<&str>) -> Value {
-        let sample = |name: &str, labels: Value, value: f64| json!({"name": name, "labels": labels, "value": value});
+        let sample =
+            |name: &str, labels: Value, value: f64| json!({"name": name, "labels": labels, "value": value});
         let gib = 1024.0 * 1024.0 * 1024.0;
         let mut samples = vec![
             sample("host_cpu_utilization_ratio", json!({}), 0.371),

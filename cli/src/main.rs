@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod results;
 mod settings;
+mod shim_binary;
 mod sse;
 mod statelock;
 mod talk;

@@ -22,7 +22,11 @@ pub(crate) enum Format {
 }
 
 /// Prints a value in this form; `table` makes the form for people.
-pub(crate) fn print(format: Format, value: &Value, table: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+pub(crate) fn print(
+    format: Format,
+    value: &Value,
+    table: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<()> {
     let text = match format {
         Format::Table => table(value),
         Format::Json => json(value)?,
@@ -35,7 +39,11 @@ pub(crate) fn print(format: Format, value: &Value, table: impl FnOnce(&Value) ->
 pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    finish(out.write_all(text.as_bytes()).and_then(|()| out.write_all(newline.as_bytes())).and_then(|()| out.flush()))
+    finish(
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.write_all(newline.as_bytes()))
+            .and_then(|()| out.flush()),
+    )
 }
 
 /// Writes bytes to stdout as they are.
@@ -72,7 +80,10 @@ fn yaml(value: &Value) -> anyhow::Result<String> {
 }
 
 /// A table of text cells under a header line.
-pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     if io::stdout().is_terminal() {
@@ -178,7 +189,8 @@ mod tests {
 
     #[test]
     fn tables_start_at_the_left_and_have_no_trailing_blanks() {
-        let text = table(["NAME", "STATE"], [["a".into(), "idle".into()], ["longer-name".into(), String::new()]]);
+        let text =
+            table(["NAME", "STATE"], [["a".into(), "idle".into()], ["longer-name".into(), String::new()]]);
         assert_eq!(text, "NAME         STATE\na            idle\nlonger-name\n");
     }
 

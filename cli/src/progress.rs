@@ -192,7 +192,9 @@ impl Seen {
             let line = format!("  {name:width$}  {}  {}  {last}", cell(&task["node"]), task_state(task));
             lines.push(line.trim_end().to_owned());
         }
-        if let Some(line) = self.last_line.iter().find(|(task, _)| tasks.is_empty() && task.starts_with("preparation")) {
+        if let Some(line) =
+            self.last_line.iter().find(|(task, _)| tasks.is_empty() && task.starts_with("preparation"))
+        {
             lines.push(format!("  {}  {}", line.0, line.1));
         }
         if !self.load.is_empty() {
@@ -233,7 +235,8 @@ impl Live {
         }
         while self.bars.len() < lines.len() {
             // The template is a constant that parses.
-            let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             self.bars.push(self.all.add(ProgressBar::new_spinner().with_style(style)));
         }
         for (bar, line) in self.bars.iter().zip(lines) {

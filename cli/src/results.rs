@@ -58,7 +58,8 @@ fn real_path(path: &str, mounts: &Value) -> PathBuf {
 pub(crate) fn has_mounts_below(dir: &Path, mountinfo: &str) -> bool {
     mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| {
         // Blanks, tabs, newlines and backslashes stand as octal numbers.
-        let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+        let point =
+            point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
         Path::new(&point).starts_with(dir)
     })
 }
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn results_are_found_where_they_really_lie() {
-        let mount = |source: &str, target: &str| json!({"source": source, "target": target, "readOnly": false});
+        let mount =
+            |source: &str, target: &str| json!({"source": source, "target": target, "readOnly": false});
         let node = |name: &str| {
             json!({
                 "node": name,

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -65,7 +64,9 @@ impl Settings {
     where
         T: FromStr<Err: Display>,
     {
-        let raw = self.raw(key, flag).unwrap_or_else(|| Raw { text: default.to_owned(), source: "default".to_owned() });
+        let raw = self
+            .raw(key, flag)
+            .unwrap_or_else(|| Raw { text: default.to_owned(), source: "default".to_owned() });
         self.parse(key, raw)
     }
 
@@ -163,38 +164,6 @@ fn read_table(path: &Path) -> Result<toml::Table, String> {
     text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())
 }
 
-/// A span of time as people write it: `500ms`, `10s`, `15m`, `24h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
-
-/// The text is no span of time.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotASpan;
-
-impl Display for NotASpan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a whole number with ms, s, m or h is expected, as `15m`")
-    }
-}
-
-impl FromStr for Span {
-    type Err = NotASpan;
-
-    fn from_str(text: &str) -> Result<Span, NotASpan> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| NotASpan)?;
-        let ms = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(NotASpan),
-        };
-        number.checked_mul(ms).map(|ms| Span(Duration::from_millis(ms))).ok_or(NotASpan)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,19 +210,5 @@ mod tests {
             assert!(errors.contains(part), "{part} in {errors}");
         }
         assert!(!Settings::with(Some(Path::new("/none")), no_env).errors().is_empty());
-    }
-
-    #[test]
-    fn spans_have_a_unit() {
-        let check = |text: &str, ms: Option<u64>| {
-            assert_eq!(text.parse::<Span>().ok(), ms.map(|ms| Span(Duration::from_millis(ms))), "{text}");
-        };
-        check("500ms", Some(500));
-        check("15m", Some(900_000));
-        check("24h", Some(86_400_000));
-        check("0s", Some(0));
-        for bad in ["", "5", "s", "-1s", "1.5s", "1d", "99999999999999999999h", "9999999999999999999h"] {
-            check(bad, None);
-        }
     }
 }

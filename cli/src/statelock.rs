@@ -57,7 +57,9 @@ impl StateLock {
                 ),
                 None => bail!("{} is in use by another process", state_dir.display()),
             },
-            Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", state_dir.join(FILE).display())),
+            Err((_, errno)) => {
+                Err(errno).with_context(|| format!("locking {}", state_dir.join(FILE).display()))
+            }
         }
     }
 
@@ -96,7 +98,8 @@ pub(crate) fn keeper(state_dir: &Path) -> anyhow::Result<Option<Keeper>> {
         // Nobody holds it: whoever wrote it is gone. The lock goes with the file's handle.
         Ok(_) => Ok(None),
         Err((_, Errno::EWOULDBLOCK)) => {
-            let keeper = keeper.with_context(|| format!("{} is locked and says not by whom", path.display()))?;
+            let keeper =
+                keeper.with_context(|| format!("{} is locked and says not by whom", path.display()))?;
             if start_ticks(keeper.pid) != Some(keeper.start_ticks) {
                 bail!("{} is locked by another process than it says ({})", path.display(), keeper.pid);
             }

@@ -1,21 +1,147 @@
 //! `trainyard coordinator`: the coordinator's daemon.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::output::Format;
+use trainyard_coordinator::Config;
+use trainyard_core::coordinator as core;
+
+use super::COMMIT;
+use super::agent::{settings_table, token};
+use crate::config::{self, PORT};
+use crate::exit::{self, Coded};
+use crate::output::{self, Format};
+use crate::settings::Settings;
+use crate::yard;
 
 /// Run the coordinator's daemon.
+///
+/// Every flag can also be set in the file given by --config (TOML, names with `_`), and in the environment as
+/// TRAINYARD_ and the name in capitals. A flag wins over the environment, and that over the file. The token
+/// comes from TRAINYARD_TOKEN or --token-file, else it is made once and kept in the state directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  trainyard coordinator")]
+  trainyard coordinator --state-dir /var/lib/trainyard
+  trainyard coordinator --config /etc/trainyard/coordinator.toml --check-config
+
+Its tasks outlive it, however it ends.")]
 pub(crate) struct Coordinator {
     /// Settings, TOML.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where to listen, for agents and clients alike [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Where jobs and logs are kept [default: as for `up`]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// A file with the token, mode 0600.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
+    /// Listen beyond loopback although nothing is encrypted: in a network that nobody else reaches.
+    #[arg(long)]
+    insecure_listen: bool,
+    /// Seconds for which tasks of a silent node count as alive [default: 900]
+    #[arg(long, value_name = "SECONDS")]
+    lease_s: Option<String>,
+    /// Seconds between two signs of life of an agent [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    heartbeat_s: Option<String>,
+    /// Seconds between two measurements [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    metrics_period_s: Option<String>,
+    /// Seconds from SIGTERM to SIGKILL for tasks that are to end [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    stop_grace_s: Option<String>,
+    /// Whether tasks on this machine are kept when their lease runs out [default: true]
+    #[arg(long, value_name = "true|false")]
+    keep_local: Option<String>,
+    /// Tries of a job in a row that may end by the infrastructure's fault [default: 10]
+    #[arg(long, value_name = "N")]
+    infrastructure_tries: Option<String>,
+    /// Check the settings, print them with their sources, and do nothing else.
+    #[arg(long)]
+    check_config: bool,
 }
 
 impl Coordinator {
-    pub(crate) fn run(self, _format: Format) -> anyhow::Result<u8> {
-        anyhow::bail!("soon: {:?}", self.config)
+    pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
+        let mut settings = Settings::read(self.config.as_deref());
+        let config = self.settings(&mut settings);
+        let errors = settings.errors();
+        if !errors.is_empty() {
+            return Err(Coded::bad_input(errors.join("\n       ")).into());
+        }
+        let Some((mut config, token_file)) = config else {
+            return Err(Coded::bad_input("the settings are incomplete").into());
+        };
+        if self.check_config {
+            output::print(format, &settings.effective(), settings_table)?;
+            return Ok(exit::OK);
+        }
+        super::start_log("info");
+        config::make_private_dir(&config.state_dir)?;
+        if token_file.is_none() && std::env::var_os("TRAINYARD_TOKEN").is_none_or(|token| token.is_empty()) {
+            config.token = config::keep_token(&config.state_dir)?;
+        }
+        super::daemon_runtime()?.block_on(yard::run_coordinator(config))?;
+        Ok(exit::OK)
+    }
+
+    /// All settings; `None` if one is wrong, which `settings` then knows.
+    fn settings(&self, settings: &mut Settings) -> Option<(Config, Option<PathBuf>)> {
+        let defaults = core::Config::default();
+        let seconds = |ms: u64| (ms / 1000).to_string();
+        let listen: Option<SocketAddr> =
+            settings.get("listen", self.listen.clone(), &format!("127.0.0.1:{PORT}"));
+        let default_dir = config::default_state_dir();
+        let state_dir: Option<PathBuf> =
+            settings.get("state_dir", self.state_dir.clone(), &default_dir.to_string_lossy());
+        if state_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            settings.refuse("state_dir: an absolute path is expected");
+        }
+        let token_file: Option<PathBuf> = settings.optional("token_file", self.token_file.clone());
+        let insecure_listen =
+            settings.get("insecure_listen", self.insecure_listen.then(|| "true".to_owned()), "false");
+        let lease_s = settings.get("lease_s", self.lease_s.clone(), &seconds(defaults.lease_ms));
+        let heartbeat_s =
+            settings.get("heartbeat_s", self.heartbeat_s.clone(), &seconds(defaults.heartbeat_ms));
+        let metrics_period_s = settings.get(
+            "metrics_period_s",
+            self.metrics_period_s.clone(),
+            &seconds(defaults.metrics_period_ms),
+        );
+        let stop_grace_s =
+            settings.get("stop_grace_s", self.stop_grace_s.clone(), &seconds(defaults.stop_grace_ms));
+        let keep_local =
+            settings.get("keep_local", self.keep_local.clone(), &defaults.keep_local.to_string());
+        let tries = defaults.infrastructure_tries.to_string();
+        let infrastructure_tries =
+            settings.get("infrastructure_tries", self.infrastructure_tries.clone(), &tries);
+        let ms = |seconds: u64| seconds.saturating_mul(1000);
+        // Until it starts: a token that stands for the one in the state directory.
+        let given =
+            token_file.is_some() || std::env::var_os("TRAINYARD_TOKEN").is_some_and(|t| !t.is_empty());
+        let token = if given { token(token_file.as_deref(), settings)? } else { config::new_token().ok()? };
+        let config = Config {
+            listen: listen?,
+            state_dir: state_dir?,
+            token,
+            insecure_listen: insecure_listen?,
+            core: core::Config {
+                lease_ms: ms(lease_s?),
+                heartbeat_ms: ms(heartbeat_s?),
+                metrics_period_ms: ms(metrics_period_s?),
+                stop_grace_ms: ms(stop_grace_s?),
+                keep_local: keep_local?,
+                infrastructure_tries: infrastructure_tries?,
+                ..defaults
+            },
+            commit: COMMIT.to_owned(),
+        };
+        if let Err(e) = config.check() {
+            settings.refuse(e);
+        }
+        Some((config, token_file))
     }
 }

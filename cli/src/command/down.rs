@@ -7,13 +7,15 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::up;
-use crate::client::Client;
+use crate::client::{Client, LIST_LIMIT};
 use crate::config::{self, Target};
 use crate::jobref::JobRef;
 use crate::output::{self, Format, cell};
 use crate::statelock::{self, Keeper};
 use crate::{exit, follow, talk};
 
+/// States of jobs that are not over.
+const OPEN: [&str; 3] = ["queued", "running", "terminating"];
 /// How long the process gets to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,10 +64,18 @@ impl Down {
     async fn settle_jobs(&self, state_dir: &Path, keeper: &Keeper) -> anyhow::Result<()> {
         let token = config::keep_token(state_dir)?;
         let client = Client::new(Target { coordinator: keeper.coordinator.clone(), token: Some(token) })?;
-        let jobs = open_jobs(&client).await.context("asking for open jobs; --force stops without asking")?;
-        if jobs.is_empty() {
-            return Ok(());
+        loop {
+            let jobs = client.list(&OPEN, None, LIST_LIMIT).await;
+            let jobs = jobs.context("asking for open jobs; --force stops without asking")?;
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            // Others may be handed in meanwhile.
+            self.settle(&client, &jobs).await?;
         }
+    }
+
+    async fn settle(&self, client: &Client, jobs: &[Value]) -> anyhow::Result<()> {
         if !self.wait && !self.cancel {
             let lines: Vec<String> = jobs
                 .iter()
@@ -81,14 +91,9 @@ impl Down {
         }
         talk::note(&format!("waiting for {} jobs to end", jobs.len()));
         for job in &jobs {
-            let ended = follow::until_ended(&client, job, |_| {}).await?;
+            let ended = follow::until_ended(client, job, |_| {}).await?;
             talk::note(&follow::epitaph(&ended));
         }
         Ok(())
     }
-}
-
-async fn open_jobs(client: &Client) -> anyhow::Result<Vec<Value>> {
-    let list = client.get("/api/v1/jobs?state=queued,running,terminating&limit=10000").await?;
-    Ok(list["value"].as_array().cloned().unwrap_or_default())
 }

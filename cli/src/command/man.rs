@@ -25,7 +25,8 @@ impl Man {
         match self.dir {
             None => output::write_bytes(&page(&command)?)?,
             Some(dir) => {
-                fs::create_dir_all(&dir).with_context(|| format!("making the directory {}", dir.display()))?;
+                fs::create_dir_all(&dir)
+                    .with_context(|| format!("making the directory {}", dir.display()))?;
                 let count = write_all(&command, "trainyard", &dir)?;
                 talk::note(&format!("{count} pages written to {}", dir.display()));
             }

@@ -61,6 +61,15 @@ pub(crate) async fn nodes(client: &Client) -> anyhow::Result<Vec<Value>> {
     Ok(answer["value"].as_array().cloned().unwrap_or_default())
 }
 
+/// One line about what these nodes cannot do here; `None` if nothing is missing.
+pub(crate) fn what_is_missing(nodes: &[Value]) -> Option<String> {
+    let all = nodes.iter().filter_map(|node| node["inventory"]["limitations"].as_array()).flatten();
+    let mut missing: Vec<String> = all.map(cell).filter(|text| !text.is_empty()).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    (!missing.is_empty()).then(|| format!("missing here: {}", missing.join("; ")))
+}
+
 fn list_table(nodes: &[Value]) -> String {
     let rows = nodes.iter().map(|node| {
         let inventory = &node["inventory"];
@@ -133,16 +142,16 @@ impl Show {
 }
 
 pub(crate) fn path_segment(name: &str) -> anyhow::Result<&str> {
-    let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    let fits = !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     anyhow::ensure!(fits, "`{}` is no node's name", output::printable(name));
     Ok(name)
 }
 
 fn show_table(node: &Value) -> String {
     let inventory = &node["inventory"];
-    let lines = |value: &Value| {
-        value.as_array().into_iter().flatten().map(cell).collect::<Vec<_>>().join("\n")
-    };
+    let lines =
+        |value: &Value| value.as_array().into_iter().flatten().map(cell).collect::<Vec<_>>().join("\n");
     let mut text = output::fields(&[
         ("name", cell(&node["name"])),
         ("state", state(node)),
@@ -174,7 +183,10 @@ fn show_table(node: &Value) -> String {
             ]
         });
         text.push('\n');
-        text.push_str(&output::table(["GPU", "NAME", "MEMORY", "CAPABILITY", "PCI BUS", "USED BY", "FAULT"], rows));
+        text.push_str(&output::table(
+            ["GPU", "NAME", "MEMORY", "CAPABILITY", "PCI BUS", "USED BY", "FAULT"],
+            rows,
+        ));
     }
     text
 }

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::state_dir::StateDir;
 use super::job::job_table;
-use crate::client::{Client, is_not_found};
+use super::node::{nodes, what_is_missing};
+use crate::client::Client;
 use crate::config::{self, Target};
-use crate::follow::{self, Log, Stream};
+use crate::follow::{self, News, Stream};
 use crate::jobfile::{JobFile, SpecFlags};
 use crate::jobref::{JobRef, Scope};
 use crate::output::{self, Format, cell};
@@ -78,7 +78,8 @@ impl Run {
             Some(name) => name.clone(),
             None => name::generate()?,
         };
-        trainyard_core::text::Name::parse(&name).map_err(|e| exit::Coded::bad_input(format!("--name: {e}")))?;
+        trainyard_core::text::Name::parse(&name)
+            .map_err(|e| exit::Coded::bad_input(format!("--name: {e}")))?;
         let nodes = self.nodes.unwrap_or(job.spec.node_count);
         if nodes < job.spec.node_count {
             let need = job.spec.node_count;
@@ -101,6 +102,7 @@ impl Run {
         let yard = Yard::start(YardConfig {
             state_dir: state.path.clone(),
             listen: ([127, 0, 0, 1], 0).into(),
+            insecure_listen: false,
             token: token.clone(),
             nodes,
             lease: Some(LEASE),
@@ -204,20 +206,12 @@ impl Interrupts {
     }
 }
 
-/// What the loop of `run` hears.
-enum News {
-    /// The job has changed.
-    Job(Box<Value>),
-    /// A task has printed something.
-    Bytes(Stream, Bytes),
-    /// A stream has ended.
-    EndOf(Stream),
-    /// The load of the nodes, in one line.
+/// What is heard of the nodes.
+enum NodeNews {
+    /// Their load, in one line.
     Load(String),
-    /// The job has ended, and every stream of it.
-    Over(Box<Value>),
-    /// Following failed.
-    Failed(anyhow::Error),
+    /// What they cannot do here, in one line.
+    Missing(String),
 }
 
 struct JobRun<'a> {
@@ -235,11 +229,13 @@ impl JobRun<'_> {
     ) -> anyhow::Result<Value> {
         job.submit(self.client, &self.job).await?;
         let (tx, mut news) = mpsc::channel(NEWS_QUEUE);
+        let (node_tx, mut node_news) = mpsc::channel(1);
+        let all = |streams: &[Stream]| Ok(streams.to_vec());
         let followers = [
-            tokio::spawn(follow_job(self.client.clone(), self.job.clone(), tx.clone())),
-            tokio::spawn(follow_load(self.client.clone(), tx)),
+            tokio::spawn(follow::job_and_logs(self.client.clone(), self.job.clone(), all, tx)),
+            tokio::spawn(follow_nodes(self.client.clone(), node_tx)),
         ];
-        let result = self.listen(&mut news, progress, interrupts, yard).await;
+        let result = self.listen(&mut news, &mut node_news, progress, interrupts, yard).await;
         followers.iter().for_each(tokio::task::JoinHandle::abort);
         result
     }
@@ -247,6 +243,7 @@ impl JobRun<'_> {
     async fn listen(
         &self,
         news: &mut mpsc::Receiver<News>,
+        node_news: &mut mpsc::Receiver<NodeNews>,
         progress: &mut Progress,
         interrupts: &mut Interrupts,
         yard: &Yard,
@@ -263,9 +260,13 @@ impl JobRun<'_> {
                     }
                     News::Bytes(stream, bytes) => progress.bytes(&stream.task, stream.stderr, &bytes)?,
                     News::EndOf(stream) => progress.end_of(&stream.task, stream.stderr)?,
-                    News::Load(load) => progress.load(load),
+                    News::Gang(..) => {}
                     News::Over(ended) => return Ok(*ended),
                     News::Failed(error) => return Err(error),
+                },
+                Some(heard) = node_news.recv() => match heard {
+                    NodeNews::Load(load) => progress.load(load),
+                    NodeNews::Missing(missing) => progress.tell(&missing),
                 },
                 count = interrupts.next() => {
                     if count == 1 {
@@ -308,76 +309,24 @@ fn kill_tasks(job: &Value) {
     }
 }
 
-async fn follow_job(client: Client, job: JobRef, tx: mpsc::Sender<News>) {
-    let result = follow_all(&client, &job, &tx).await;
-    let last = match result {
-        Ok(ended) => News::Over(Box::new(ended)),
-        Err(e) => News::Failed(e),
-    };
-    // Without a listener `run` is over.
-    drop(tx.send(last).await);
-}
-
-/// Follows the job and the streams of each of its gangs, until all have ended.
-async fn follow_all(client: &Client, job: &JobRef, tx: &mpsc::Sender<News>) -> anyhow::Result<Value> {
-    let mut streams = tokio::task::JoinSet::new();
-    let (states, mut changed) = mpsc::unbounded_channel();
-    let until_ended = follow::until_ended(client, job, |now| {
-        // The receiver lives as long as this function.
-        drop(states.send(now.clone()));
-    });
-    tokio::pin!(until_ended);
-    let mut gang = 0;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            Some(now) = changed.recv() => {
-                let now_gang = now["properties"]["trainyard"]["gang"].as_u64().unwrap_or(0);
-                if tx.send(News::Job(Box::new(now))).await.is_err() {
-                    bail!("nobody listens");
-                }
-                if now_gang > gang {
-                    gang = now_gang;
-                    let plan = client.get(&format!("{}/plan?gang={gang}", job.api_path())).await?;
-                    for stream in follow::streams(&plan) {
-                        let log = Log { job: job.clone(), gang: Some(gang), file: stream.file.clone() };
-                        streams.spawn(follow_stream(client.clone(), log, stream, tx.clone()));
-                    }
-                }
-            },
-            ended = &mut until_ended => break ended?,
-        }
-    };
-    while let Some(stream) = streams.join_next().await {
-        stream.context("following a log")??;
-    }
-    Ok(ended)
-}
-
-async fn follow_stream(client: Client, log: Log, stream: Stream, tx: mpsc::Sender<News>) -> anyhow::Result<()> {
-    let mut reader = log.open(client, true);
-    loop {
-        let (news, last) = match reader.next().await {
-            Ok(Some(bytes)) => (News::Bytes(stream.clone(), bytes), false),
-            Ok(None) => (News::EndOf(stream.clone()), true),
-            // The gang ended before the stream began.
-            Err(e) if is_not_found(&e) => (News::EndOf(stream.clone()), true),
-            Err(e) => return Err(e),
-        };
-        // Without a listener `run` is over.
-        if tx.send(news).await.is_err() || last {
-            return Ok(());
-        }
-    }
-}
-
-/// Tells the load of the nodes again and again; a coordinator that does not answer is no news here.
-async fn follow_load(client: Client, tx: mpsc::Sender<News>) {
+/// Tells the load of the nodes again and again, and once what they cannot do here; a coordinator that does not
+/// answer is no news.
+async fn follow_nodes(client: Client, tx: mpsc::Sender<NodeNews>) {
     let mut ticks = tokio::time::interval(LOAD_PERIOD);
+    let mut missing_told = false;
     loop {
         ticks.tick().await;
+        if !missing_told
+            && let Ok(nodes) = nodes(&client).await
+            && let Some(missing) = what_is_missing(&nodes)
+        {
+            missing_told = true;
+            if tx.send(NodeNews::Missing(missing)).await.is_err() {
+                return;
+            }
+        }
         let Ok(loads) = load::look(&client, &[]).await else { continue };
-        if tx.send(News::Load(load::one_line(&loads))).await.is_err() {
+        if tx.send(NodeNews::Load(load::one_line(&loads))).await.is_err() {
             return;
         }
     }

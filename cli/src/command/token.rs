@@ -20,10 +20,13 @@ pub(crate) struct Token {
 impl Token {
     pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
         let target = self.connection.target()?;
-        let token = target.token.as_ref().map(Secret::expose).with_context(|| {
-            format!("no token is known for {}: set TRAINYARD_TOKEN", target.coordinator)
+        let token =
+            target.token.as_ref().map(Secret::expose).with_context(|| {
+                format!("no token is known for {}: set TRAINYARD_TOKEN", target.coordinator)
+            })?;
+        output::print(format, &json!({"coordinator": target.coordinator, "token": token}), |_| {
+            token.to_owned()
         })?;
-        output::print(format, &json!({"coordinator": target.coordinator, "token": token}), |_| token.to_owned())?;
         Ok(exit::OK)
     }
 }

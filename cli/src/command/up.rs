@@ -4,18 +4,22 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::Client;
+use super::node::{nodes, what_is_missing};
+use crate::client::{API_VERSION, Client, LIST_LIMIT};
 use crate::config::{self, PORT, Target};
 use crate::output::{self, Format};
 use crate::statelock::StateLock;
 use crate::yard::{Yard, YardConfig};
 use crate::{exit, talk};
 
+/// How long local nodes get to join before `up` says that it is ready.
+const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 /// Lines of a detached process's log that are shown if it fails to start.
 const LOG_TAIL_LINES: usize = 20;
 
@@ -27,7 +31,7 @@ const LOG_TAIL_LINES: usize = 20;
 #[command(after_help = "Examples:
   trainyard up
   trainyard up --nodes 2 -d
-  trainyard up --nodes 0 --listen 0.0.0.0:8470     a coordinator for agents on other machines")]
+  trainyard up --nodes 0 --listen 10.0.0.4:8470 --insecure-listen     for agents on other machines")]
 pub(crate) struct Up {
     /// Local nodes; each gets a loopback address and its share of the GPUs.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
@@ -35,6 +39,9 @@ pub(crate) struct Up {
     /// Where the coordinator listens, for agents and clients alike.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
     listen: SocketAddr,
+    /// Listen beyond loopback although nothing is encrypted: in a network that nobody else reaches.
+    #[arg(long)]
+    insecure_listen: bool,
     /// Where coordinator and nodes keep their state. Default: /var/lib/trainyard for root, else trainyard in
     /// your state directory.
     #[arg(long, value_name = "DIR")]
@@ -70,6 +77,7 @@ impl Up {
         let yard = Yard::start(YardConfig {
             state_dir: state_dir.to_owned(),
             listen: self.listen,
+            insecure_listen: self.insecure_listen,
             token: token.clone(),
             nodes: self.nodes,
             lease: None,
@@ -79,7 +87,7 @@ impl Up {
         lock.listening(&target.coordinator)?;
         let client_file = config::write_client_file(&target)?;
         let client = Client::new(target)?;
-        self.say_what_to_know(&yard);
+        self.say_what_to_know(&client).await;
         let ready = json!({
             "coordinator": client.coordinator(),
             "pid": std::process::id(),
@@ -104,13 +112,14 @@ impl Up {
         failure.map_or(Ok(exit::OK), Err)
     }
 
-    fn say_what_to_know(&self, yard: &Yard) {
+    async fn say_what_to_know(&self, client: &Client) {
         if self.nodes > 0 && nix::unistd::geteuid().is_root() {
             talk::warning("tasks run as root, as you do");
         }
-        let limitations = yard.limitations();
-        if self.nodes > 0 && !limitations.is_empty() {
-            talk::note(&format!("missing here: {}", limitations.join("; ")));
+        let joined = tokio::time::timeout(JOIN_PATIENCE, self.nodes_join(client)).await;
+        match joined {
+            Ok(nodes) => what_is_missing(&nodes).iter().for_each(|missing| talk::note(missing)),
+            Err(_) => talk::warning("not all nodes have joined yet; `trainyard node list` shows them"),
         }
         if !self.listen.ip().is_loopback() {
             talk::warning(&format!(
@@ -120,12 +129,26 @@ impl Up {
         }
     }
 
+    /// Waits until every local node has joined; gives all nodes.
+    async fn nodes_join(&self, client: &Client) -> Vec<Value> {
+        let mut heard = client.events(None);
+        while heard.recv().await.is_some() {
+            let Ok(nodes) = nodes(client).await else { continue };
+            let joined = nodes.iter().filter(|node| node["state"] != "unknown").count();
+            if joined >= usize::try_from(self.nodes).unwrap_or(usize::MAX) {
+                return nodes;
+            }
+        }
+        Vec::new()
+    }
+
     /// One line how to go on; in the background a line for the process that waits.
-    fn say_ready(&self, format: Format, ready: &serde_json::Value) -> anyhow::Result<()> {
+    fn say_ready(&self, format: Format, ready: &Value) -> anyhow::Result<()> {
         if self.detached {
             output::write(&serde_json::to_string(ready).context("writing JSON")?)?;
             // The reader is gone after this line; whatever else would be printed must not fail.
-            let null = std::fs::OpenOptions::new().write(true).open("/dev/null").context("opening /dev/null")?;
+            let null =
+                std::fs::OpenOptions::new().write(true).open("/dev/null").context("opening /dev/null")?;
             return nix::unistd::dup2_stdout(&null).context("closing stdout");
         }
         print_ready(format, ready)
@@ -146,6 +169,7 @@ impl Up {
             .args(["--nodes", &self.nodes.to_string(), "--listen", &self.listen.to_string(), "--detached"])
             .arg("--state-dir")
             .arg(state_dir)
+            .args(self.insecure_listen.then_some("--insecure-listen"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -168,7 +192,7 @@ impl Up {
     }
 }
 
-fn print_ready(format: Format, ready: &serde_json::Value) -> anyhow::Result<()> {
+fn print_ready(format: Format, ready: &Value) -> anyhow::Result<()> {
     match format {
         Format::Table => {
             let text = |field: &str| output::cell(&ready[field]);
@@ -196,11 +220,10 @@ pub(super) fn state_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// Tasks that run now; `None` if nobody says.
 async fn running_tasks(client: &Client) -> Option<usize> {
-    let jobs = client.get("/api/v1/jobs?state=running,terminating&limit=1000").await.ok()?;
     let mut count = 0;
-    for job in jobs["value"].as_array()? {
-        let resource = client.get(&format!("{}?api-version={}", job["id"].as_str()?, crate::client::API_VERSION)).await;
-        let resource = resource.ok()?;
+    for job in client.list(&["running", "terminating"], None, LIST_LIMIT).await.ok()? {
+        let resource =
+            client.get(&format!("{}?api-version={API_VERSION}", job["id"].as_str()?)).await.ok()?;
         let tasks = resource["properties"]["trainyard"]["tasks"].as_array()?.clone();
         count += tasks.iter().filter(|task| is_running(task)).count();
     }
@@ -208,6 +231,9 @@ async fn running_tasks(client: &Client) -> Option<usize> {
 }
 
 /// A task with a process and without an end.
-pub(super) fn is_running(task: &serde_json::Value) -> bool {
-    !task["pid"].is_null() && task["exitCode"].is_null() && task["signal"].is_null() && task["endTime"].is_null()
+fn is_running(task: &Value) -> bool {
+    !task["pid"].is_null()
+        && task["exitCode"].is_null()
+        && task["signal"].is_null()
+        && task["endTime"].is_null()
 }

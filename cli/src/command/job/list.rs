@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ScopeFlags;
+use crate::client::LIST_LIMIT;
 use crate::command::Connection;
 use crate::exit;
 use crate::output::{self, Format, cell};
@@ -17,7 +18,7 @@ pub(crate) struct List {
     #[arg(long, value_delimiter = ',', value_enum)]
     state: Vec<State>,
     /// At most so many.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(LIST_LIMIT)))]
     limit: u32,
     #[command(flatten)]
     scope: ScopeFlags,
@@ -50,25 +51,11 @@ impl List {
     pub(crate) async fn run(self, format: Format) -> anyhow::Result<u8> {
         let client = self.connection.client()?;
         let states: Vec<&str> = self.state.iter().map(|s| s.name()).collect();
-        let mut query = format!("/api/v1/jobs?limit={}", self.limit);
-        if !states.is_empty() {
-            query.push_str(&format!("&state={}", states.join(",")));
+        for name in [&self.scope.workspace, &self.scope.experiment].into_iter().flatten() {
+            trainyard_core::text::Name::parse(name)?;
         }
-        for (key, value) in [("workspace", &self.scope.workspace), ("experiment", &self.scope.experiment)] {
-            if let Some(value) = value {
-                trainyard_core::text::Name::parse(value)?;
-                query.push_str(&format!("&{key}={value}"));
-            }
-        }
-        let answer = client.get(&query).await?;
-        let jobs: Vec<Value> = answer["value"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|job| fits(job, "workspace", self.scope.workspace.as_deref()))
-            .filter(|job| fits(job, "experiment", self.scope.experiment.as_deref()))
-            .cloned()
-            .collect();
+        let mut jobs = client.list(&states, self.scope.experiment.as_deref(), self.limit).await?;
+        jobs.retain(|job| fits(job, "workspace", self.scope.workspace.as_deref()));
         output::print(format, &json!(jobs), |_| table(&jobs))?;
         Ok(exit::OK)
     }
@@ -79,7 +66,8 @@ fn fits(job: &Value, field: &str, wanted: Option<&str>) -> bool {
 }
 
 fn table(jobs: &[Value]) -> String {
-    let header = ["NAME", "JOB", "STATE", "EXIT", "TOOLKIT", "NODES", "EXPERIMENT", "CREATED", "TOOK", "REASON"];
+    let header =
+        ["NAME", "JOB", "STATE", "EXIT", "TOOLKIT", "NODES", "EXPERIMENT", "CREATED", "TOOK", "REASON"];
     let now = jiff::Timestamp::now();
     let rows = jobs.iter().map(|job| {
         [

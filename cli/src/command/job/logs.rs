@@ -1,15 +1,20 @@
 //! `trainyard job logs`: what tasks have printed, and what they print.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, bail};
-use futures_util::future;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::OneJob;
 use crate::client::{Client, is_not_found};
-use crate::follow::{self, Lines, Log, Reader, Stream};
+use crate::follow::{self, Lines, Log, News, Reader, Stream};
 use crate::jobref::JobRef;
 use crate::output::{self, Format, cell};
 use crate::{exit, talk};
+
+/// Pieces of logs on their way to stdout.
+const NEWS_QUEUE: usize = 64;
 
 /// Print what the tasks of a job have printed.
 ///
@@ -27,6 +32,19 @@ pub(crate) struct Logs {
     /// Go on until the job has ended.
     #[arg(short, long)]
     follow: bool,
+    #[command(flatten)]
+    choice: Choice,
+    /// This try of the job; the last one unless given.
+    #[arg(long, value_name = "N")]
+    gang: Option<u64>,
+    /// List the log files instead.
+    #[arg(long, conflicts_with_all = ["task", "stderr", "file", "follow"])]
+    list: bool,
+}
+
+/// Which streams.
+#[derive(Clone, Debug, clap::Args)]
+struct Choice {
     /// Only this task, as `worker-0`, `ps-0`, `master` or `preparation`; can be repeated.
     #[arg(long, value_name = "TASK")]
     task: Vec<String>,
@@ -36,12 +54,6 @@ pub(crate) struct Logs {
     /// This file of the job's log folder.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "stderr"])]
     file: Option<String>,
-    /// This try of the job; the last one unless given.
-    #[arg(long, value_name = "N")]
-    gang: Option<u64>,
-    /// List the log files instead.
-    #[arg(long, conflicts_with_all = ["task", "stderr", "file", "follow"])]
-    list: bool,
 }
 
 impl Logs {
@@ -66,101 +78,132 @@ impl Logs {
         })
     }
 
+    /// What there is, one stream after the other.
     async fn read(&self, client: &Client, job: &JobRef) -> anyhow::Result<()> {
-        let plan = plan(client, job, self.gang).await?;
-        let streams = self.choose(plan.as_ref(), &job.job)?;
-        let gang = self.gang;
-        let alone = streams.len() == 1;
-        for stream in streams {
-            let log = Log { job: job.clone(), gang, file: stream.file.clone() };
-            let mut printer = Printer::new(&stream, alone);
-            match printer.print_all(log.open(client.clone(), false)).await {
-                // Nothing was printed yet.
-                Err(e) if is_not_found(&e) && self.file.is_none() => {}
-                other => other?,
+        let streams = match self.choice.file()? {
+            Some(file) => vec![file],
+            None => match plan(client, job, self.gang).await? {
+                Some(plan) => self.choice.of(&follow::streams(&plan), &job.job)?,
+                None => {
+                    let name = &job.job;
+                    bail!(
+                        "{name} has not started; `trainyard job explain {name}` says why, `-f` waits for it"
+                    );
+                }
+            },
+        };
+        self.print_all(client, job, &streams, self.gang, false).await
+    }
+
+    async fn follow(&self, client: &Client, job: &JobRef) -> anyhow::Result<()> {
+        if let Some(file) = self.choice.file()? {
+            return self.print_all(client, job, &[file], self.gang, true).await;
+        }
+        if let Some(gang) = self.gang {
+            let plan = plan(client, job, Some(gang)).await?;
+            let plan = plan.with_context(|| format!("{} has no gang {gang}", job.job))?;
+            let streams = self.choice.of(&follow::streams(&plan), &job.job)?;
+            return self.print_all(client, job, &streams, Some(gang), true).await;
+        }
+        self.follow_gangs(client, job).await
+    }
+
+    /// Follows one gang after the other until the job has ended.
+    async fn follow_gangs(&self, client: &Client, job: &JobRef) -> anyhow::Result<()> {
+        let (tx, mut news) = mpsc::channel(NEWS_QUEUE);
+        let (choice, name) = (self.choice.clone(), job.job.clone());
+        let choose = move |streams: &[Stream]| choice.of(streams, &name);
+        // It ends with `news`.
+        tokio::spawn(follow::job_and_logs(client.clone(), job.clone(), choose, tx));
+        let mut printers: BTreeMap<String, Printer> = BTreeMap::new();
+        let mut gangs = 0;
+        while let Some(heard) = news.recv().await {
+            match heard {
+                News::Job(_) => {}
+                News::Gang(gang, streams) => {
+                    if gangs > 0 {
+                        talk::note(&format!("--- gang {gang} ---"));
+                    }
+                    gangs += 1;
+                    for printer in printers.values_mut() {
+                        printer.finish()?;
+                    }
+                    let alone = streams.len() == 1;
+                    printers = streams.iter().map(|s| (s.file.clone(), Printer::new(s, alone))).collect();
+                }
+                News::Bytes(stream, bytes) => {
+                    if let Some(printer) = printers.get_mut(&stream.file) {
+                        printer.print(&bytes)?;
+                    }
+                }
+                News::EndOf(stream) => {
+                    if let Some(printer) = printers.get_mut(&stream.file) {
+                        printer.finish()?;
+                    }
+                }
+                News::Over(_) => return Ok(()),
+                News::Failed(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Follows one gang after the other until the job has ended.
-    async fn follow(&self, client: &Client, job: &JobRef) -> anyhow::Result<()> {
-        let mut done = 0;
-        loop {
-            let Some((gang, plan)) = self.next_gang(client, job, done).await? else {
-                return Ok(());
-            };
-            if done > 0 {
-                talk::note(&format!("--- gang {gang} ---"));
+    async fn print_all(
+        &self,
+        client: &Client,
+        job: &JobRef,
+        streams: &[Stream],
+        gang: Option<u64>,
+        follow: bool,
+    ) -> anyhow::Result<()> {
+        let alone = streams.len() == 1;
+        let all = streams.iter().map(|stream| async move {
+            let log = Log { job: job.clone(), gang, file: stream.file.clone() };
+            match Printer::new(stream, alone).print_all(log.open(client.clone(), follow)).await {
+                // Nothing was printed yet.
+                Err(e) if is_not_found(&e) && self.choice.file.is_none() => Ok(()),
+                other => other,
             }
-            let streams = self.choose(Some(&plan), &job.job)?;
-            let alone = streams.len() == 1;
-            let all = streams.iter().map(|stream| async move {
-                let log = Log { job: job.clone(), gang: Some(gang), file: stream.file.clone() };
-                Printer::new(stream, alone).print_all(log.open(client.clone(), true)).await
-            });
-            future::try_join_all(all).await?;
-            if self.gang.is_some() {
-                return Ok(());
+        });
+        if follow {
+            futures_util::future::try_join_all(all).await?;
+        } else {
+            for one in all {
+                one.await?;
             }
-            done = gang;
         }
+        Ok(())
+    }
+}
+
+impl Choice {
+    /// The file that was named, if one was.
+    fn file(&self) -> anyhow::Result<Option<Stream>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if file.is_empty() || !file.bytes().all(fits) {
+            bail!("`{}` is no log file; `--list` shows those there are", output::printable(file));
+        }
+        Ok(Some(Stream { task: file.clone(), file: file.clone(), stderr: false }))
     }
 
-    /// The next gang after `done` and its plan; `None` when the job has ended without another.
-    async fn next_gang(&self, client: &Client, job: &JobRef, done: u64) -> anyhow::Result<Option<(u64, Value)>> {
-        if let Some(gang) = self.gang {
-            let plan = plan(client, job, Some(gang)).await?;
-            return Ok(Some((gang, plan.with_context(|| format!("{} has no gang {gang}", job.job))?)));
-        }
-        let state = follow::until(client, job, |now| {
-            exit::of_job(now).is_some() || gang_of(now).is_some_and(|gang| gang > done)
-        })
-        .await?;
-        match (gang_of(&state).filter(|gang| *gang > done), plan(client, job, None).await?) {
-            (Some(gang), Some(plan)) => Ok(Some((plan["gang"].as_u64().unwrap_or(gang), plan))),
-            _ => Ok(None),
-        }
-    }
-
-    fn choose(&self, plan: Option<&Value>, job: &str) -> anyhow::Result<Vec<Stream>> {
-        if let Some(file) = &self.file {
-            let name_fits = !file.is_empty() && file.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'?');
-            if !name_fits {
-                bail!("`{file}` is no log file; `--list` shows those there are");
+    fn of(&self, all: &[Stream], job: &str) -> anyhow::Result<Vec<Stream>> {
+        for task in &self.task {
+            if !all.iter().any(|stream| stream.is_of(task)) {
+                let names: Vec<&str> = all.iter().filter(|s| !s.stderr).map(|s| s.task.as_str()).collect();
+                bail!("{job} has no task `{}`; it has: {}", output::printable(task), names.join(", "));
             }
-            return Ok(vec![Stream { task: file.clone(), file: file.clone(), stderr: false }]);
         }
-        let Some(plan) = plan else {
-            bail!("{job} has not started yet; `trainyard job explain {job}` says why, `-f` waits");
-        };
-        let all = follow::streams(plan);
-        let wanted = |stream: &Stream| {
+        let wanted = |stream: &&Stream| {
             stream.stderr == self.stderr
                 && if self.task.is_empty() {
-                    !stream.task.starts_with("preparation")
+                    !stream.is_preparation()
                 } else {
-                    self.task.iter().any(|task| fits(&stream.task, task))
+                    self.task.iter().any(|task| stream.is_of(task))
                 }
         };
-        let chosen: Vec<Stream> = all.iter().filter(|s| wanted(s)).cloned().collect();
-        for task in &self.task {
-            if !chosen.iter().any(|stream| fits(&stream.task, task)) {
-                let names: Vec<&str> = all.iter().filter(|s| !s.stderr).map(|s| s.task.as_str()).collect();
-                bail!("{job} has no task `{task}`; it has: {}", names.join(", "));
-            }
-        }
-        Ok(chosen)
+        Ok(all.iter().filter(wanted).cloned().collect())
     }
-}
-
-/// `preparation` means those of all nodes.
-fn fits(task: &str, wanted: &str) -> bool {
-    task == wanted || task.split_once('@').is_some_and(|(name, _)| name == wanted)
-}
-
-fn gang_of(job: &Value) -> Option<u64> {
-    job["properties"]["trainyard"]["gang"].as_u64().filter(|gang| *gang > 0)
 }
 
 /// The plan of a gang; `None` if the job was not planned yet.
@@ -216,4 +259,44 @@ fn add_line(text: &mut Vec<u8>, prefix: &str, line: &[u8]) {
     text.extend_from_slice(prefix.as_bytes());
     text.extend_from_slice(line);
     text.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(task: &[&str], stderr: bool) -> Choice {
+        Choice { task: task.iter().map(|t| (*t).to_owned()).collect(), stderr, file: None }
+    }
+
+    fn all() -> Vec<Stream> {
+        let stream =
+            |task: &str, file: &str, stderr| Stream { task: task.to_owned(), file: file.to_owned(), stderr };
+        vec![
+            stream("preparation@node-0", "stdout-job_prep.txt", false),
+            stream("ps-0", "stdout-ps-0.txt", false),
+            stream("ps-0", "stderr-ps-0.txt", true),
+            stream("worker-0", "stdout-wk-0.txt", false),
+        ]
+    }
+
+    #[test]
+    fn streams_are_chosen_by_task() {
+        let check = |choice: Choice, expected: &[&str]| {
+            let chosen = choice.of(&all(), "j").unwrap();
+            assert_eq!(chosen.iter().map(|s| s.file.as_str()).collect::<Vec<_>>(), expected);
+        };
+        check(choice(&[], false), &["stdout-ps-0.txt", "stdout-wk-0.txt"]);
+        check(choice(&["ps-0"], true), &["stderr-ps-0.txt"]);
+        check(choice(&["preparation"], false), &["stdout-job_prep.txt"]);
+        let error = choice(&["worker-9"], false).of(&all(), "j").unwrap_err().to_string();
+        assert!(error.contains("worker-0") && error.contains("worker-9"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_a_name_and_no_path() {
+        let named = |file: &str| Choice { file: Some(file.to_owned()), ..choice(&[], false) }.file();
+        assert_eq!(named("execution.log").unwrap().unwrap().file, "execution.log");
+        assert!(named("../x").is_err() && named("a?b").is_err() && named("").is_err());
+    }
 }

@@ -31,7 +31,8 @@ pub(crate) fn job_table(job: &Value) -> String {
     let info = &properties["executionInfo"];
     let ours = &properties["trainyard"];
     let errors = info["errors"].as_array().into_iter().flatten();
-    let errors: Vec<String> = errors.map(|e| format!("{}: {}", cell(&e["code"]), cell(&e["message"]))).collect();
+    let errors: Vec<String> =
+        errors.map(|e| format!("{}: {}", cell(&e["code"]), cell(&e["message"]))).collect();
     let mut text = output::fields(&[
         ("name", cell(&job["name"])),
         ("job", cell(&ours["jobId"])),

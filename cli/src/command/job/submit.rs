@@ -46,9 +46,11 @@ impl Submit {
             Some(name) => name,
             None => name::generate()?,
         };
-        for (flag, text) in
-            [("--name", Some(&name)), ("-w", self.scope.workspace.as_ref()), ("-e", self.scope.experiment.as_ref())]
-        {
+        for (flag, text) in [
+            ("--name", Some(&name)),
+            ("-w", self.scope.workspace.as_ref()),
+            ("-e", self.scope.experiment.as_ref()),
+        ] {
             let Some(text) = text else { continue };
             trainyard_core::text::Name::parse(text).map_err(|e| Coded::bad_input(format!("{flag}: {e}")))?;
         }
@@ -72,5 +74,8 @@ impl Submit {
 
 fn said(job: &Value) -> String {
     let name = cell(&job["name"]);
-    format!("job {}: follow it with: trainyard job logs -f {name}", cell(&job["properties"]["trainyard"]["jobId"]))
+    format!(
+        "job {}: follow it with: trainyard job logs -f {name}",
+        cell(&job["properties"]["trainyard"]["jobId"])
+    )
 }

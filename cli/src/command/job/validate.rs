@@ -55,7 +55,8 @@ impl Validate {
             }
             Err(error) => {
                 talk::error(&error);
-                let lines: Vec<String> = error.to_string().lines().map(|line| line.trim().to_owned()).collect();
+                let lines: Vec<String> =
+                    error.to_string().lines().map(|line| line.trim().to_owned()).collect();
                 (json!({"file": file, "valid": false, "warnings": [], "errors": lines}), false)
             }
         }

@@ -80,7 +80,10 @@ impl Delete {
         for text in &self.jobs.jobs {
             let job = self.jobs.find(&client, text).await?;
             let path = format!("{}?api-version={API_VERSION}", job.arm_id());
-            client.json(Method::DELETE, &path, None).await.with_context(|| format!("deleting {}", job.job))?;
+            client
+                .json(Method::DELETE, &path, None)
+                .await
+                .with_context(|| format!("deleting {}", job.job))?;
             talk::note(&format!("{}: deleted", job.job));
             results.push(json!({"id": job.arm_id(), "name": job.job}));
         }

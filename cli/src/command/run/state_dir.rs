@@ -37,7 +37,8 @@ impl StateDir {
 
     /// Removes what this run made, if no results lie in it; gives the directory if it stays.
     pub(super) fn remove(self, places: &[Place], keep: bool) -> Option<PathBuf> {
-        let holds_results = places.iter().any(|place| place.path.starts_with(&self.path) && has_files(&place.path));
+        let holds_results =
+            places.iter().any(|place| place.path.starts_with(&self.path) && has_files(&place.path));
         if keep || !self.ours || holds_results {
             return Some(self.path);
         }
