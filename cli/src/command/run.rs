@@ -257,6 +257,10 @@ impl JobRun<'_> {
                     News::Job(now) => {
                         progress.job(&now);
                         last = *now;
+                        // A task may have started just before the second Ctrl-C.
+                        if give_up.is_some() {
+                            kill_tasks(&last);
+                        }
                     }
                     News::Bytes(stream, bytes) => progress.bytes(&stream.task, stream.stderr, &bytes)?,
                     News::EndOf(stream) => progress.end_of(&stream.task, stream.stderr)?,
