@@ -22,8 +22,12 @@ pub(crate) fn become_owner() {
         libc::sigfillset(&raw mut all);
         // Blocked, not ignored: only the agent's `Stop` ends a task, and the task inherits default handlers.
         libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-        for signal in 1..32 {
-            libc::signal(signal, libc::SIG_DFL);
+        // What the agent was started with, `nohup` for one, is not for the task. Raw, because the C library
+        // refuses its own two signals. All zeros is the default action, in the kernel's form of any machine.
+        let default = [0u64; 4];
+        for signal in 1..=64 {
+            let none: *mut u64 = std::ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8usize);
         }
         libc::setsid();
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);

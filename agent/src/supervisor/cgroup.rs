@@ -81,6 +81,16 @@ impl CgroupMode {
         }
     }
 
+    /// Removes this agent's folders, for agents that do not come again. Folders with attempts in them stay.
+    pub fn remove_roots(&self) {
+        let CgroupMode::Kept(roots) = self else { return };
+        for dir in roots.v2.iter().chain(roots.v1.values()) {
+            if let Err(error) = fs::remove_dir(dir) {
+                tracing::debug!(dir = %dir.display(), %error, "a cgroup folder stays");
+            }
+        }
+    }
+
     /// The groups of an attempt; none at all without cgroups.
     #[must_use]
     pub fn of(&self, attempt: AttemptId) -> AttemptCgroups {
