@@ -32,7 +32,8 @@ fi
 cache=${TRAINYARD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, and neither are TRAINYARD_CACHE and XDG_CACHE_HOME}/.cache}/trainyard}
 # An environment belongs to one interpreter: its version, and where it is installed, are part of the name.
 interpreter=$("$python" -c 'import platform, sys; print(sys.version, sys.base_prefix, platform.machine())')
-hash=$({ printf '%s\n' "$interpreter"; cat -- "$requirements"; } | sha256sum | cut -c 1-16)
+wanted=$(sed -E -e 's/(^|[[:space:]]+)#.*//' -e '/^[[:space:]]*$/d' -- "$requirements")  # comments change nothing
+hash=$(printf '%s\n' "$interpreter" "$wanted" | sha256sum | cut -c 1-16)
 environment=$cache/envs/$hash
 marker=$environment/.complete
 
@@ -44,10 +45,12 @@ if ! flock --nonblock 9; then
 fi
 
 if [[ ! -e $marker ]]; then
-    say "installing $(grep -v '^ *\(#\|$\)' "$requirements" | tr '\n' ' ')into $environment"
+    say "installing ${wanted//$'\n'/, } into $environment"
     rm -rf -- "$environment"
     "$python" -m venv "$environment"
-    "$environment/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-cache-dir \
+    quiet=(--quiet)
+    if [[ -t 2 ]]; then quiet=(); fi  # somebody watches: pip shows how far it is
+    "$environment/bin/python" -m pip install "${quiet[@]}" --no-input --disable-pip-version-check --no-cache-dir \
         --requirement "$requirements" >&2
     cp -- "$requirements" "$environment/requirements.txt"
     : >"$marker"
