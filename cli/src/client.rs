@@ -151,11 +151,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Unreachable {
-        let mut why: &dyn std::error::Error = error;
-        while let Some(source) = why.source() {
-            why = source;
-        }
-        Unreachable { coordinator: self.target.coordinator.clone(), why: why.to_string() }
+        Unreachable { coordinator: self.target.coordinator.clone(), why: root_cause(error) }
     }
 
     /// The resource of a job.
@@ -300,7 +296,7 @@ async fn pass_on(
         };
         let events = match chunk {
             None => return Some("the coordinator closed the stream of events".to_owned()),
-            Some(Err(e)) => return Some(e.to_string()),
+            Some(Err(e)) => return Some(root_cause(&e)),
             Some(Ok(bytes)) => match parser.push(&bytes) {
                 Ok(events) => events,
                 Err(e) => return Some(e.to_string()),
@@ -312,6 +308,15 @@ async fn pass_on(
             tx.send(Heard::Event).await.ok()?;
         }
     }
+}
+
+/// What the network said: the layers above it say only that something failed.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut why: &dyn std::error::Error = error;
+    while let Some(source) = why.source() {
+        why = source;
+    }
+    why.to_string()
 }
 
 /// How long to wait before another try.

@@ -176,6 +176,11 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
+/// `1 job`, `2 jobs`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
 /// Whether colours may go to stderr: a terminal, and nobody asked for none (no-color.org).
 pub(crate) fn colours_on_stderr() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())

@@ -1,4 +1,4 @@
 //! The shim that this binary carries, so that one file deploys. `build.rs` makes it; the agent writes it out.
 
 /// A static executable for this machine's architecture.
-pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trainyard-shim"));
+pub(crate) static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trainyard-shim"));

@@ -81,7 +81,8 @@ impl Down {
                 .iter()
                 .map(|job| format!("\n  {} {}", cell(&job["name"]), cell(&job["executionState"])))
                 .collect();
-            bail!("{} jobs are open:{}\nchoose --wait, --cancel or --force", jobs.len(), lines.concat());
+            let (open, are) = (output::count(jobs.len(), "job"), if jobs.len() == 1 { "is" } else { "are" });
+            bail!("{open} {are} open:{}\nchoose --wait, --cancel or --force", lines.concat());
         }
         let jobs: Vec<JobRef> = jobs.iter().filter_map(|job| JobRef::parse(job["id"].as_str()?)).collect();
         if self.cancel {
@@ -89,7 +90,7 @@ impl Down {
                 client.terminate(job).await.with_context(|| format!("cancelling {}", job.job))?;
             }
         }
-        talk::note(&format!("waiting for {} jobs to end", jobs.len()));
+        talk::note(&format!("waiting for {} to end", output::count(jobs.len(), "job")));
         for job in &jobs {
             let ended = follow::until_ended(client, job, |_| {}).await?;
             talk::note(&follow::epitaph(&ended));

@@ -87,13 +87,13 @@ impl Up {
         lock.listening(&target.coordinator)?;
         let client_file = config::write_client_file(&target)?;
         let client = Client::new(target)?;
-        self.say_what_to_know(&client).await;
         let ready = json!({
             "coordinator": client.coordinator(),
             "pid": std::process::id(),
             "nodes": self.nodes,
             "stateDir": state_dir,
             "clientFile": client_file,
+            "notes": self.what_to_know(&client).await,
         });
         self.say_ready(format, &ready)?;
         let failure = tokio::select! {
@@ -106,27 +106,33 @@ impl Up {
         yard.stop().await;
         talk::note(&match running {
             Some(0) => "stopped; no task runs".to_owned(),
-            Some(n) => format!("stopped; {n} tasks go on; the next `trainyard up` takes them over"),
+            Some(n) => {
+                let tasks = output::count(n, "task");
+                format!("stopped; {tasks} still running; the next `trainyard up` takes over")
+            }
             None => "stopped; tasks that run go on".to_owned(),
         });
         failure.map_or(Ok(exit::OK), Err)
     }
 
-    async fn say_what_to_know(&self, client: &Client) {
+    async fn what_to_know(&self, client: &Client) -> Vec<String> {
+        let mut notes = Vec::new();
         if self.nodes > 0 && nix::unistd::geteuid().is_root() {
-            talk::warning("tasks run as root, as you do");
+            notes.push("tasks run as root, as you do".to_owned());
         }
-        let joined = tokio::time::timeout(JOIN_PATIENCE, self.nodes_join(client)).await;
-        match joined {
-            Ok(nodes) => what_is_missing(&nodes).iter().for_each(|missing| talk::note(missing)),
-            Err(_) => talk::warning("not all nodes have joined yet; `trainyard node list` shows them"),
+        match tokio::time::timeout(JOIN_PATIENCE, self.nodes_join(client)).await {
+            Ok(nodes) => notes.extend(what_is_missing(&nodes)),
+            Err(_) => {
+                notes.push("not all nodes have joined yet; `trainyard node list` shows them".to_owned())
+            }
         }
         if !self.listen.ip().is_loopback() {
-            talk::warning(&format!(
-                "{} can be reached from other machines; requests need the token, and it travels unencrypted",
-                self.listen
+            let listen = self.listen;
+            notes.push(format!(
+                "whoever reaches {listen} and has the token may do everything; nothing is encrypted"
             ));
         }
+        notes
     }
 
     /// Waits until every local node has joined; gives all nodes.
@@ -193,13 +199,17 @@ impl Up {
 }
 
 fn print_ready(format: Format, ready: &Value) -> anyhow::Result<()> {
+    for note in ready["notes"].as_array().into_iter().flatten() {
+        talk::warning(&output::cell(note));
+    }
     match format {
         Format::Table => {
             let text = |field: &str| output::cell(&ready[field]);
+            let nodes = usize::try_from(ready["nodes"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
             talk::note(&format!(
-                "ready at {} with {} nodes, state in {}; submit with: trainyard job submit FILE",
+                "ready at {} with {}, state in {}; submit with: trainyard job submit FILE",
                 text("coordinator"),
-                text("nodes"),
+                output::count(nodes, "node"),
                 text("stateDir")
             ));
         }

@@ -162,6 +162,7 @@ impl Logs {
             match Printer::new(stream, alone).print_all(log.open(client.clone(), follow)).await {
                 // Nothing was printed yet.
                 Err(e) if is_not_found(&e) && self.choice.file.is_none() => Ok(()),
+                Err(e) if is_not_found(&e) => Err(e.context("`--list` shows the files there are")),
                 other => other,
             }
         });
