@@ -262,7 +262,7 @@ impl Supervisor {
     pub async fn adopt(&self, attempt: AttemptId) -> Adopted {
         let run_dir = self.shared.run_dir(attempt);
         let Some(orders) = self.shared.register(attempt) else {
-            return Adopted::Running(started(run_dir.marker()));
+            return Adopted::Running(run_dir.marker().started());
         };
         let adopted = match Live::connect(attempt, &run_dir).await {
             Some((live, answer)) => self.adopt_live(live, answer, orders),
@@ -294,11 +294,10 @@ impl Supervisor {
         orders: mpsc::Receiver<Order>,
     ) -> Adopted {
         let (record, marker) = (run_dir.exit_record(), run_dir.marker());
-        let is_of_this_boot = run_dir.is_of_this_boot();
-        if is_of_this_boot && !self.shared.tracked(attempt).is_empty() {
-            let orphan = Orphan::found(attempt, started(marker), record);
+        if !self.shared.tracked(attempt).is_empty() {
+            let orphan = Orphan::found(attempt, marker.started(), record);
             self.spawn(orphan.run(self.shared.clone(), orders));
-            return Adopted::Running(started(marker));
+            return Adopted::Running(marker.started());
         }
         match (record, marker) {
             (Some(record), _) if record.cause == trainyard_core::shim::Cause::NotStarted => {
@@ -306,15 +305,13 @@ impl Supervisor {
             }
             (Some(record), _) => Adopted::Ended(record),
             (None, Marker::Absent) => Adopted::NeverStarted,
-            (None, Marker::Tried | Marker::Started(_)) => {
-                let reason = if is_of_this_boot {
-                    "the shim was killed: nobody saw how the task ended"
-                } else {
-                    "the machine was restarted"
-                };
-                Adopted::Lost(self.shared.keep(orphan::lost(attempt, started(marker), wall_now(), reason)))
-            }
+            (None, Marker::Tried | Marker::Started(_)) => self.lost(attempt, marker, orphan::UNSEEN),
+            (None, Marker::BeforeBoot(_)) => self.lost(attempt, marker, "the machine was restarted"),
         }
+    }
+
+    fn lost(&self, attempt: AttemptId, marker: Marker, reason: &str) -> Adopted {
+        Adopted::Lost(self.shared.keep(orphan::lost(attempt, marker.started(), wall_now(), reason)))
     }
 
     /// Asks an attempt to end: SIGTERM, after the grace SIGKILL. `Ended` follows.
@@ -398,7 +395,7 @@ impl Shared {
             CgroupMode::Kept(_) => Tracked::Groups(self.config.cgroups.of(attempt)),
             CgroupMode::None { .. } => match self.run_dir(attempt).marker() {
                 Marker::Started(started) => Tracked::Session(started),
-                Marker::Absent | Marker::Tried => Tracked::Nothing,
+                Marker::Absent | Marker::Tried | Marker::BeforeBoot(_) => Tracked::Nothing,
             },
         }
     }
@@ -495,13 +492,6 @@ pub fn boot_now() -> BootMs {
 fn wall_now() -> WallMs {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     WallMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-fn started(marker: Marker) -> Option<Started> {
-    match marker {
-        Marker::Started(started) => Some(started),
-        Marker::Absent | Marker::Tried => None,
-    }
 }
 
 impl From<Order> for ToShim {

@@ -91,7 +91,7 @@ fn start(mut launch: Launch, cgroups: &Cgroups) -> Result<Owner, Failed> {
     }
     let signals = sys::child_signals().map_err(errno(Step::Session))?;
     let timer = sys::boot_timer().map_err(errno(Step::Session))?;
-    record::mark_start().map_err(errno(Step::Marker))?;
+    let marker = record::mark_start().map_err(errno(Step::Marker))?;
     let pid = exec::start(&launch, cgroups)?;
     launch.wipe();
     sys::release_memory();
@@ -102,7 +102,7 @@ fn start(mut launch: Launch, cgroups: &Cgroups) -> Result<Owner, Failed> {
         shim_pid: std::process::id(),
     };
     // It runs: a full disk is no reason to end it. The marker is there already.
-    record::write_started(&started).ok();
+    record::write_started(marker, &started, &std::env::args().nth(2).unwrap_or_default()).ok();
     let attempt = Attempt::new(launch.attempt, started.pid, started.at, sys::boot_now(), launch.deadline);
     let tree = Tree::new(cgroups, pid);
     Ok(Owner {
@@ -163,15 +163,18 @@ impl Owner {
         let mut fds =
             vec![fd(listener.as_raw_fd()), fd(self.signals.as_raw_fd()), fd(self.timer.as_raw_fd())];
         fds.extend(self.connections.iter().map(|c| fd(c.stream.as_raw_fd())));
-        sys::poll(&mut fds)?;
-        sys::drain(&self.signals);
-        sys::drain(&self.timer);
+        sys::poll(&mut fds, -1)?;
+        let mut ready = fds.iter().map(|fd| fd.revents != 0);
+        let mut next = || ready.next().unwrap_or(false);
+        let is_called = next();
+        for fd in [&self.signals, &self.timer] {
+            if next() {
+                sys::drain(fd);
+            }
+        }
         let mut messages = Vec::new();
-        let ready = fds[3..].iter().map(|fd| fd.revents != 0).collect::<Vec<_>>();
-        let mut ready = ready.into_iter();
-        self.connections
-            .retain_mut(|connection| !ready.next().unwrap_or(false) || connection.read(&mut messages));
-        if let Ok((stream, _)) = listener.accept() {
+        self.connections.retain_mut(|connection| !next() || connection.read(&mut messages));
+        if is_called && let Ok((stream, _)) = listener.accept() {
             self.add(stream);
         }
         messages.into_iter().for_each(|message| self.on_message(message));

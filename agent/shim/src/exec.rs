@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -14,6 +14,9 @@ use std::{ffi::CString, ffi::OsStr, fs};
 use trainyard_core::shim::{Cgroups, Credentials, Failed, Launch, Step};
 
 use crate::sys::{self, CStrings, Fork};
+
+/// Longest time from the fork to the exec, in ms: it takes that long only where a mount is dead.
+const START_MS_MAX: u64 = 60_000;
 
 /// Everything that the child needs, made before the fork.
 struct Start<'a> {
@@ -74,13 +77,25 @@ pub(crate) fn start(launch: &Launch, cgroups: &Cgroups) -> Result<i32, Failed> {
         Fork::Parent(pid) => {
             drop(writer);
             start.env.wipe();
-            watch(pid, reader)
+            watch(pid, reader, patience_ms(launch))
         }
     }
 }
 
+/// How long the child may take until it has become its program, in ms: never past the fence.
+fn patience_ms(launch: &Launch) -> i32 {
+    let left = launch.deadline.map_or(u64::MAX, |deadline| deadline.0.saturating_sub(sys::boot_now().0));
+    i32::try_from(left.min(START_MS_MAX)).unwrap_or(i32::MAX)
+}
+
 /// The error of the child, if it could not become its program: the pipe ends empty at the exec.
-fn watch(pid: i32, mut reader: PipeReader) -> Result<i32, Failed> {
+fn watch(pid: i32, mut reader: PipeReader, patience_ms: i32) -> Result<i32, Failed> {
+    let mut fds = [libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    if sys::poll(&mut fds, patience_ms).is_ok() && fds[0].revents == 0 {
+        // It hangs in a dead mount. Killed, it can never become its program, whenever it comes back.
+        sys::kill(pid, libc::SIGKILL);
+        return Err(Failed { step: Step::Directory, errno: libc::ETIMEDOUT });
+    }
     let mut answer = Vec::new();
     let read = reader.read_to_end(&mut answer);
     match (read, answer.as_slice()) {

@@ -95,10 +95,10 @@ pub(crate) fn boot_now() -> BootMs {
     BootMs(now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000)
 }
 
-/// Waits until something is ready.
-pub(crate) fn poll(fds: &mut [libc::pollfd]) -> io::Result<()> {
+/// Waits until something is ready, or for so many ms; -1: for ever.
+pub(crate) fn poll(fds: &mut [libc::pollfd], timeout_ms: c_int) -> io::Result<()> {
     // SAFETY: the slice is as long as said.
-    check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) }).map(drop)
+    check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms) }).map(drop)
 }
 
 /// What waiting for children gave.

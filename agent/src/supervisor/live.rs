@@ -16,10 +16,10 @@ use trainyard_core::shim::{
 };
 
 use super::cgroup::AttemptCgroups;
-use super::orphan::{Orphan, lost};
-use super::rundir::{Marker, RunDir};
+use super::orphan::{Orphan, UNSEEN, lost};
+use super::rundir::RunDir;
 use super::start::NewShim;
-use super::{Order, Shared, ShimEvent, boot_now, process, started, sys, wall_now};
+use super::{Order, Shared, ShimEvent, boot_now, process, sys, wall_now};
 
 /// A shim that should have killed its attempt and has not reported its end after so many ms is asked how it is.
 const OVERDUE_MS: u64 = 10_000;
@@ -121,7 +121,7 @@ impl Live {
     /// Connects to the shim of a predecessor; `None` if there is none.
     pub(super) async fn connect(attempt: AttemptId, run_dir: &RunDir) -> Option<(Live, Answer)> {
         let stream = run_dir.connect().ok()?;
-        let mut live = Live::with(attempt, stream, started(run_dir.marker()), None).ok()?;
+        let mut live = Live::with(attempt, stream, run_dir.marker().started(), None).ok()?;
         live.stream.write_all(&ToShim::Status.encode()).await.ok()?;
         match tokio::time::timeout(Duration::from_millis(ANSWER_MS), live.message()).await {
             Ok(Some(FromShim::Exited(record))) => Some((live, Answer::Ended(record))),
@@ -291,12 +291,8 @@ impl Live {
             return orphan.run(shared, orders).await;
         }
         let record = record.unwrap_or_else(|| {
-            let started = match run_dir.marker() {
-                Marker::Started(started) => Some(started),
-                Marker::Absent | Marker::Tried => self.started,
-            };
-            let reason = "the shim was killed: nobody saw how the task ended";
-            shared.keep(lost(self.attempt, started, wall_now(), reason))
+            let started = run_dir.marker().started().or(self.started);
+            shared.keep(lost(self.attempt, started, wall_now(), UNSEEN))
         });
         shared.ended(self.attempt, record);
     }

@@ -20,6 +20,9 @@ use super::{Order, Shared, ShimEvent, boot_now, process, sys, wall_now};
 /// How often processes are listed where they cannot be waited for (no descriptor is to be had), in ms.
 const LIST_AGAIN_MS: u64 = 1_000;
 
+/// Why an exit is unknown.
+pub(super) const UNSEEN: &str = "the shim was killed: nobody saw how the task ended";
+
 /// How the processes of an attempt are found without its shim.
 pub(super) enum Tracked {
     /// By its cgroups.
@@ -172,8 +175,7 @@ impl Orphan {
     }
 
     fn unknown_end(&mut self) -> ExitRecord {
-        let reason = "the shim was killed: nobody saw how the task ended";
-        let mut record = lost(self.id, self.started, wall_now(), reason);
+        let mut record = lost(self.id, self.started, wall_now(), UNSEEN);
         let ended = Event::MainEnded { exit: Exit::Unknown, at: record.ended, oom_kills: 0, leftovers: 0 };
         for effect in self.attempt.step(boot_now(), ended) {
             if let Effect::WriteRecord(seen) = effect

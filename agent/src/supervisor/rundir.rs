@@ -4,13 +4,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{fs, io};
 
 use trainyard_core::id::AttemptId;
 use trainyard_core::shim::{EXIT_FILE, EXIT_TEMPORARY_FILE, ExitRecord, SOCKET_FILE, STARTED_FILE, Started};
-
-/// Holds the id of the boot in which the attempt was launched.
-const BOOT_FILE: &str = "boot";
 
 /// One attempt's run directory.
 #[derive(Clone, Debug)]
@@ -25,8 +23,20 @@ pub(super) enum Marker {
     Absent,
     /// It was tried; the shim was killed before it wrote what became of it.
     Tried,
-    /// It ran.
+    /// It was started.
     Started(Started),
+    /// It was started before the machine was: nothing of it can be left, and its numbers mean nothing now.
+    BeforeBoot(Started),
+}
+
+impl Marker {
+    /// What was started, if that is known.
+    pub(super) fn started(self) -> Option<Started> {
+        match self {
+            Marker::Started(started) | Marker::BeforeBoot(started) => Some(started),
+            Marker::Absent | Marker::Tried => None,
+        }
+    }
 }
 
 impl RunDir {
@@ -44,8 +54,7 @@ impl RunDir {
 
     /// Makes it; fails if it is there.
     pub(super) fn create(&self) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o700).create(&self.path)?;
-        fs::write(self.path.join(BOOT_FILE), boot_id())
+        fs::DirBuilder::new().mode(0o700).create(&self.path)
     }
 
     /// Listens on its socket.
@@ -95,14 +104,16 @@ impl RunDir {
 
     pub(super) fn marker(&self) -> Marker {
         match fs::read_to_string(self.path.join(STARTED_FILE)) {
-            Ok(text) => Started::parse(&text).map_or(Marker::Tried, Marker::Started),
             Err(_) => Marker::Absent,
+            Ok(text) => match text.split_once('\n') {
+                Some((boot, line)) => match Started::parse(line) {
+                    Some(started) if boot == boot_id() => Marker::Started(started),
+                    Some(started) => Marker::BeforeBoot(started),
+                    None => Marker::Tried,
+                },
+                None => Marker::Tried,
+            },
         }
-    }
-
-    /// Whether the attempt was launched since the machine started.
-    pub(super) fn is_of_this_boot(&self) -> bool {
-        fs::read_to_string(self.path.join(BOOT_FILE)).is_ok_and(|id| id == boot_id())
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {
@@ -123,6 +134,11 @@ pub(super) fn list(parent: &Path) -> io::Result<Vec<AttemptId>> {
     Ok(found)
 }
 
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+/// Which boot of the machine this is.
+pub(super) fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use trainyard_core::id::AttemptId;
 
-use super::rundir::RunDir;
+use super::rundir::{RunDir, boot_id};
 use super::{LaunchError, SupervisorConfig};
 
 /// A shim that waits for its launch.
@@ -34,6 +34,7 @@ pub(super) fn start_shim(config: &SupervisorConfig, attempt: AttemptId) -> Resul
     let mut command = Command::new(&config.shim);
     command
         .arg(attempt.to_string())
+        .arg(boot_id())
         .env_clear()
         .current_dir(run_dir.path())
         .stdin(Stdio::from(OwnedFd::from(listener)))
