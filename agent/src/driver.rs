@@ -6,6 +6,8 @@
 
 mod act;
 mod clock;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::BTreeSet;
@@ -79,8 +81,10 @@ pub(crate) struct Driver<J> {
     pub(crate) spool: Spool,
     pub(crate) setup: Setup,
     pub(crate) runtime: Handle,
-    /// For results of effects.
-    pub(crate) events: mpsc::Sender<Event>,
+    /// For results of effects. Weak, so that the loop ends when everybody else has left.
+    pub(crate) events: mpsc::WeakSender<Event>,
+    /// Clean-ups under way.
+    pub(crate) cleaning: watch::Sender<usize>,
     /// What runs now, for the metrics.
     pub(crate) running: watch::Sender<BTreeSet<AttemptId>>,
     /// The shortest lease of what is held, for the heartbeat.
@@ -113,7 +117,8 @@ pub(crate) struct Parts<J> {
     pub(crate) spool: Spool,
     pub(crate) setup: Setup,
     pub(crate) runtime: Handle,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: mpsc::WeakSender<Event>,
+    pub(crate) cleaning: watch::Sender<usize>,
     pub(crate) running: watch::Sender<BTreeSet<AttemptId>>,
     pub(crate) lease_ms: watch::Sender<Option<u64>>,
     pub(crate) node: view::Node,
@@ -132,6 +137,7 @@ impl<J: Journal> Driver<J> {
             setup: parts.setup,
             runtime: parts.runtime,
             events: parts.events,
+            cleaning: parts.cleaning,
             running: parts.running,
             lease_ms: parts.lease_ms,
             node: parts.node,

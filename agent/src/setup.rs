@@ -108,7 +108,11 @@ impl Setup {
     /// # Errors
     /// The first mount that is still there, and why.
     pub fn clean_up(&self, plan: &NodePlan) -> Result<(), MountError> {
-        let done = plan.host_mounts.iter().rev().map(|mount| mount::hide(Path::new(&mount.target))).collect();
+        let mut done = Ok(());
+        for mount in plan.host_mounts.iter().rev() {
+            // One that stays does not keep the others.
+            done = done.and(mount::hide(Path::new(&mount.target)));
+        }
         self.in_use.unprotect(Path::new(&plan.job_temp));
         done
     }

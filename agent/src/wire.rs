@@ -24,6 +24,8 @@ use crate::{inventory, local, node, systemd};
 
 /// Batches of numbers that wait for the session; more are dropped.
 const METRIC_QUEUE: usize = 4;
+/// How long the end of an agent waits for clean-ups under way.
+const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
 /// After a change of the GPUs' health, before looking again: changes come in groups.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -103,6 +105,7 @@ pub async fn serve_with_gpus(
     let (events, received) = mpsc::channel(QUEUE);
     let (running, mut running_changes) = watch::channel(Default::default());
     let (lease_ms, lease_changes) = watch::channel(None);
+    let (cleaning, mut clean) = watch::channel(0);
     let driver = Driver::new(Parts {
         records,
         journal,
@@ -110,7 +113,8 @@ pub async fn serve_with_gpus(
         spool: spool.clone(),
         setup,
         runtime: tokio::runtime::Handle::current(),
-        events: events.clone(),
+        events: events.downgrade(),
+        cleaning,
         running,
         lease_ms,
         node: Node {
@@ -223,6 +227,11 @@ pub async fn serve_with_gpus(
             driver_end.await
         }
     };
+    // Mounts of a job that is over should not outlive its agent; a clean-up that hangs is left to the next one.
+    let all_clean = clean.wait_for(|count| *count == 0);
+    if tokio::time::timeout(CLEAN_UP_WAIT, all_clean).await.is_err() {
+        tracing::warn!("a clean-up goes on too long: the next agent of this root finishes it");
+    }
     // It fails if its thread has failed, which was logged there.
     spool.close().await.ok();
     end.map_err(|_| AgentError::Loop)??;

@@ -117,7 +117,7 @@ impl<J: Journal> Driver<J> {
 
     /// Runs what may hang in a thread of its own: not the runtime's, whose end would wait for it.
     fn in_background(&self, name: &str, work: impl FnOnce() -> Option<agent::Event> + Send + 'static) {
-        let events = self.events.clone();
+        let Some(events) = self.events.upgrade() else { return };
         let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Some(event) = work() {
                 // It fails when the agent is ending: the next one starts from the journal.
@@ -140,7 +140,8 @@ impl<J: Journal> Driver<J> {
 
     fn launch(&self, attempt: AttemptId, command: Command, fence_boot_ms: Option<u64>) {
         let supervisor = Arc::clone(&self.supervisor);
-        let events = self.events.clone();
+        // Nobody is left: the agent is ending, and the next one finds that this never started.
+        let Some(events) = self.events.upgrade() else { return };
         let folder = self.spool.gang_folder(attempt.gang_id());
         let (stdout, stderr) = (folder.join(&command.stdout), folder.join(&command.stderr));
         let launch = launch_of(attempt, &command, &stdout, &stderr, fence_boot_ms.map(BootMs));
@@ -156,7 +157,7 @@ impl<J: Journal> Driver<J> {
 
     fn adopt(&self, attempt: AttemptId) {
         let supervisor = Arc::clone(&self.supervisor);
-        let events = self.events.clone();
+        let Some(events) = self.events.upgrade() else { return };
         let spool = self.spool.clone();
         let stderr = stderr_of(&self.state, attempt);
         self.runtime.spawn(async move {
@@ -176,7 +177,7 @@ impl<J: Journal> Driver<J> {
     fn close_logs(&self, gang: GangId) {
         let mirrored = self.spool.caught_up(gang);
         let notes = self.notes(gang);
-        let events = self.events.clone();
+        let Some(events) = self.events.upgrade() else { return };
         self.runtime.spawn(async move {
             // No answer: there is no mirror, as for a gang that was stopped before it was set up.
             if tokio::time::timeout(MIRROR_WAIT, mirrored).await.is_err()
@@ -193,6 +194,8 @@ impl<J: Journal> Driver<J> {
         let spool = self.spool.clone();
         let setup = self.setup.clone();
         let runtime = self.runtime.clone();
+        let cleaning = self.cleaning.clone();
+        cleaning.send_modify(|count| *count += 1);
         self.in_background("clean-up", move || {
             for attempt in attempts {
                 if let Err(error) = runtime.block_on(supervisor.forget(attempt)) {
@@ -209,6 +212,7 @@ impl<J: Journal> Driver<J> {
             }
             spool.end_all(gang);
             spool.release(gang);
+            cleaning.send_modify(|count| *count -= 1);
             None
         });
     }

@@ -367,8 +367,8 @@ impl Gang {
             .flat_map(|command| &command.env)
             .filter(|(name, _)| name.starts_with("AZ_BATCHAI_OUTPUT_"))
             .map(|(_, value)| value);
-        let made = plan.directories.iter().chain(&plan.mounted_directories);
-        let all: BTreeSet<&String> = std::iter::once(&plan.std_dir).chain(made).chain(outputs).collect();
+        let all: BTreeSet<&String> =
+            std::iter::once(&plan.std_dir).chain(&plan.mounted_directories).chain(outputs).collect();
         all.into_iter().cloned().collect()
     }
 

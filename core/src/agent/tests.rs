@@ -211,7 +211,9 @@ impl World {
                         self.shims.insert(attempt, Some(lost.clone()));
                         Found::Ended(Box::new(lost))
                     }
-                    Some(None) => Found::Running { started: (choice % 2 == 0).then_some((7, WallMs(1))) },
+                    Some(None) => {
+                        Found::Running { started: choice.is_multiple_of(2).then_some((7, WallMs(1))) }
+                    }
                     Some(Some(end)) => Found::Ended(Box::new(end.clone())),
                 };
                 self.event(Event::Adopted { attempt, found });

@@ -26,6 +26,12 @@ pub(super) fn live<'a>(state: &'a mut State, id: GangId, node: &NodeId) -> Optio
 
 pub(super) fn on_prepared(state: &mut State, id: GangId, node: &NodeId, step: &mut Step) {
     let Some(gang) = live(state, id, node) else { return };
+    let told = gang.nodes.iter().any(|n| n.node == *node && n.phase == NodePhase::Started);
+    if told && gang.outcome.is_none() {
+        // Its agent was restarted before the Start reached it, and has prepared again.
+        state.send(node, Command::Start(id), step);
+        return;
+    }
     advance(gang, node, NodePhase::Prepared);
     let start = gang.all_prepared() && gang.outcome.is_none();
     state.touch(id.job);
