@@ -160,7 +160,7 @@ static char *scene(void) {
 
 struct device { int gpu, mig; }; /* mig: -1 for the GPU itself */
 static struct device handles[MAX_GPUS][MAX_MIG + 1];
-static int initialized;
+static int initialized; /* counted, as in the real library */
 
 static struct device *handle(int gpu, int mig) {
     struct device *d = &handles[gpu][mig + 1];
@@ -210,14 +210,14 @@ ret_t nvmlInitWithFlags(unsigned flags) {
     char *all = scene();
     ret_t ret = !all || number(all, "init_fails", 0) || number(all, "unloaded", 0) ? DRIVER_NOT_LOADED : OK;
     free(all);
-    initialized = ret == OK;
+    if (ret == OK) __atomic_add_fetch(&initialized, 1, __ATOMIC_SEQ_CST);
     return ret;
 }
 
 ret_t nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 ret_t nvmlShutdown(void) {
-    initialized = 0;
+    __atomic_sub_fetch(&initialized, 1, __ATOMIC_SEQ_CST);
     return OK;
 }
 

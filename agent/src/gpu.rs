@@ -47,7 +47,7 @@ pub trait Gpu: Send + Sync {
 /// What NVML says of this machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing {
-    /// In PCI order, MIG devices after their GPU's place. While NVML hangs: as last known, each with a fault.
+    /// In PCI order, MIG devices in their GPU's place. While NVML tells nothing: as last known, each with a fault.
     pub gpus: Vec<Unit>,
     /// As `550.54.15`; empty if unknown.
     pub driver_version: String,

@@ -88,16 +88,19 @@ impl Shared {
         }
     }
 
+    /// Nothing can be known now: what was known stays listed, but nothing may be placed on it.
+    pub(super) fn fail(&self, problem: &GpuProblem) {
+        let mut listing = self.state().listing.clone();
+        make_unknown(&mut listing, problem);
+        self.publish(listing);
+    }
+
     /// The last listing, as it must be seen now: under a hang every unit has a fault.
     pub(super) fn listing(&self) -> Listing {
         let state = self.state();
         let mut listing = state.listing.clone();
         if let (true, Some(busy)) = (state.hangs, state.busy) {
-            let problem = busy.problem();
-            for unit in &mut listing.gpus {
-                unit.fault.get_or_insert_with(|| format!("unknown: {problem}"));
-            }
-            listing.problem = Some(problem);
+            make_unknown(&mut listing, &busy.problem());
         }
         listing
     }
@@ -128,20 +131,18 @@ impl Shared {
             Err(TrySendError::Full(_)) => {
                 return Err(GpuProblem::NotReady(format!("{QUEUE} callers wait for it already")));
             }
-            Err(TrySendError::Disconnected(_)) => return Err(thread_ended()),
+            Err(TrySendError::Disconnected(_)) => {
+                return Err(GpuProblem::NotReady("its thread has ended".to_owned()));
+            }
         }
         match answers.recv_timeout(deadline) {
             Ok(answer) => Ok(answer),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(self.hang(Duration::ZERO).unwrap_or_else(thread_ended))
-            }
-            Err(RecvTimeoutError::Timeout) => match self.hang(Duration::ZERO) {
-                Some(problem) => Err(problem),
-                // It came back in the very moment.
-                None => answers.try_recv().map_err(|_| {
+            // The thread did not get to it: it hangs in another call, or the machine is overloaded.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(self.hang(Duration::ZERO).unwrap_or_else(|| {
                     GpuProblem::NotReady(format!("no answer within {} ms", deadline.as_millis()))
-                }),
-            },
+                }))
+            }
         }
     }
 
@@ -178,6 +179,13 @@ impl Busy {
     }
 }
 
+fn make_unknown(listing: &mut Listing, problem: &GpuProblem) {
+    for unit in &mut listing.gpus {
+        unit.fault.get_or_insert_with(|| format!("unknown: {problem}"));
+    }
+    listing.problem = Some(problem.clone());
+}
+
 /// The next request whose caller still waits; `Ok(None)` if none came in time.
 ///
 /// # Errors
@@ -195,10 +203,6 @@ pub(super) fn next<C>(requests: &Receiver<Request<C>>, wait: Duration) -> Result
 
 /// Nobody can ask any more.
 pub(super) struct Gone;
-
-fn thread_ended() -> GpuProblem {
-    GpuProblem::NotReady("its thread has ended".to_owned())
-}
 
 fn wall_now() -> WallMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -117,9 +117,9 @@ fn run(requests: &Receiver<Request<Call>>, options: &Options, shared: &Shared) -
             }
             Err(problem) => problem,
         };
-        shared.publish(Listing { problem: Some(problem.clone()), ..Listing::default() });
+        shared.fail(&problem);
         shared.end();
-        refuse(&problem, requests, options.retry)?;
+        refuse(&problem, requests, options.retry, shared)?;
     }
 }
 
@@ -136,15 +136,18 @@ fn load(options: &Options) -> Result<nvml_wrapper::Nvml, GpuProblem> {
 }
 
 /// Answers with this problem until it is time to try again and somebody asks.
-fn refuse(problem: &GpuProblem, requests: &Receiver<Request<Call>>, retry: Duration) -> Result<(), Gone> {
+fn refuse(
+    problem: &GpuProblem,
+    requests: &Receiver<Request<Call>>,
+    retry: Duration,
+    shared: &Shared,
+) -> Result<(), Gone> {
     let again = Instant::now() + retry;
     loop {
         let Some(request) = next(requests, Duration::from_secs(3600))? else { continue };
         // A caller that has given up has dropped its end: nothing is lost.
         match request.call {
-            Call::List(answer) => {
-                drop(answer.try_send(Listing { problem: Some(problem.clone()), ..Listing::default() }))
-            }
+            Call::List(answer) => drop(answer.try_send(shared.listing())),
             Call::Sample(answer) => drop(answer.try_send(Err(problem.clone()))),
         }
         if Instant::now() >= again {
@@ -168,25 +171,35 @@ fn serve(
             Some(Request { call: Call::Sample(_), .. }) => "sample",
         });
         session.drain_events();
-        let outcome = match request.map(|request| request.call) {
-            None => Ok(()),
-            Some(Call::List(answer)) => session.list().map(|()| {
-                let listing = session.listing();
-                shared.publish(listing.clone());
-                drop(answer.try_send(listing));
-            }),
-            Some(Call::Sample(answer)) => session.sample().map(|readings| {
-                shared.publish(session.listing());
-                drop(answer.try_send(Ok(readings)));
-            }),
-        };
-        match outcome {
-            Ok(()) => {
-                shared.publish(session.listing());
-                shared.end();
+        // Settled before the answer: who has it and asks again must not find this call under way.
+        let settle = |session: &Session<'_>, failed: Option<&GpuProblem>| {
+            match failed {
+                None => shared.publish(session.listing()),
+                Some(problem) => shared.fail(problem),
             }
-            // The caller sees that its request was dropped; the next one finds the new state.
-            Err(lost) => return Ok(lost.into()),
+            shared.end();
+        };
+        let failed = match request.map(|request| request.call) {
+            None => {
+                settle(session, None);
+                None
+            }
+            Some(Call::List(answer)) => {
+                let failed = session.list().err().map(GpuProblem::from);
+                settle(session, failed.as_ref());
+                drop(answer.try_send(shared.listing()));
+                failed
+            }
+            Some(Call::Sample(answer)) => {
+                let readings = session.sample().map_err(GpuProblem::from);
+                let failed = readings.as_ref().err().cloned();
+                settle(session, failed.as_ref());
+                drop(answer.try_send(readings));
+                failed
+            }
+        };
+        if let Some(problem) = failed {
+            return Ok(problem);
         }
     }
 }

@@ -169,7 +169,10 @@ fn a_reloaded_driver_is_started_anew() {
     assert_eq!(uuids(&nvml), ["GPU-0"]);
     machine.set(json!({"gpus": [gpu(0)], "unloaded": true}));
     assert!(nvml.sample().is_err());
-    assert!(nvml.list().problem.is_some());
+    // What was known stays listed; nothing may be placed on it.
+    let listing = nvml.list();
+    assert!(listing.problem.is_some());
+    assert!(listing.gpus[0].fault.as_deref().unwrap().starts_with("unknown: NVML is not ready"));
     machine.set(json!({"gpus": [gpu(0), gpu(1)]}));
     drop(nvml.list());
     assert_eq!(uuids(&nvml), ["GPU-0", "GPU-1"]);
@@ -242,17 +245,13 @@ fn events_are_seen_without_a_request() {
 #[test]
 fn a_hanging_driver_makes_gpus_unknown_and_blocks_nobody() {
     let machine = Machine::new(json!({"gpus": [gpu(0)]}));
-    let nvml = machine.start_with(Options { deadline: Duration::from_secs(60), ..Options::default() });
-    assert_eq!(uuids(&nvml), ["GPU-0"]);
-    drop(nvml);
-
     let nvml = machine.start_with(Options { deadline: Duration::from_millis(50), ..Options::default() });
     // The machine is loaded: the first answers may take longer than the tight deadline.
     while nvml.list().gpus.is_empty() || nvml.health().problem.is_some() {}
     machine.set(json!({"gpus": [gpu(0)], "hang_ms": 600_000}));
     let hangs = |problem: &GpuProblem| matches!(problem, GpuProblem::Hangs { .. });
-    let problem = nvml.sample().unwrap_err();
-    assert!(hangs(&problem), "{problem:?}");
+    // On a loaded machine the thread may not even have begun within the first deadlines.
+    let problem = (0..100).find_map(|_| nvml.sample().err().filter(hangs)).unwrap();
     assert!(problem.to_string().starts_with("NVML hangs: busy since "), "{problem}");
 
     // Later callers get the same answer, out of the same call: nothing is stacked up.
@@ -266,11 +265,13 @@ fn a_hanging_driver_makes_gpus_unknown_and_blocks_nobody() {
     assert_eq!(nvml.health().problem, Some(problem));
 
     let mut changes = nvml.changes();
-    changes.mark_unchanged();
     machine.set(json!({"gpus": [gpu(0)]}));
-    block_on(async { changes.changed().await.unwrap() });
-    let health = nvml.health();
-    assert_eq!((health.problem, health.faults.len()), (None, 0));
+    block_on(async {
+        while nvml.health().problem.is_some() {
+            changes.changed().await.unwrap();
+        }
+    });
+    assert_eq!(nvml.health(), crate::gpu::Health::default());
     assert_eq!(nvml.list().gpus[0].uuid.0, "GPU-0");
 }
 
