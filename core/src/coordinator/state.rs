@@ -144,7 +144,7 @@ impl State {
     /// When the attempts of this node count as lost: only while it is silent, has any, and is not kept.
     pub(crate) fn lease_end(&self, node: &Node) -> Option<Tick> {
         let gang = node.gang?;
-        let lease_ms = self.lease_of(gang)?;
+        let lease_ms = self.lease_of(gang, &node.id)?;
         let silent = node.session.is_none();
         silent.then(|| node.last_heard.plus_ms(lease_ms + self.config.lease_margin_ms))
     }
@@ -217,10 +217,12 @@ impl State {
         step.commit.push(Record::Journal(entry));
     }
 
-    fn lease_of(&self, gang: GangId) -> Option<u64> {
+    /// `None` once the gang is over on this node, though it may still end on others.
+    fn lease_of(&self, gang: GangId, node: &NodeId) -> Option<u64> {
         match &self.jobs.get(&gang.job)?.phase {
             JobPhase::Active(active) if active.id.gang == gang.gang => {
-                (active.lease_ms > 0).then_some(active.lease_ms)
+                let live = active.nodes.iter().any(|n| n.node == *node && !n.phase.is_over());
+                (live && active.lease_ms > 0).then_some(active.lease_ms)
             }
             JobPhase::Active(_) | JobPhase::Queued { .. } | JobPhase::Ended { .. } => None,
         }
