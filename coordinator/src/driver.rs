@@ -114,7 +114,7 @@ impl Loop {
         runtime: &tokio::runtime::Handle,
         mut inbox: mpsc::Receiver<Message>,
     ) -> Result<(), StoreError> {
-        let mut messages = vec![Message::Event(Event::Woke)];
+        let mut messages = vec![Message::Event(Box::new(Event::Woke))];
         loop {
             let batch = self.step_all(messages.drain(..))?;
             let stop = batch.stop;
@@ -138,7 +138,7 @@ impl Loop {
             let received = runtime.block_on(receive(&mut inbox, &mut messages, sleep));
             match received {
                 Received::Messages => {}
-                Received::Deadline => messages.push(Message::Event(Event::Woke)),
+                Received::Deadline => messages.push(Message::Event(Box::new(Event::Woke))),
                 Received::Closed => return Ok(()),
             }
         }
@@ -154,7 +154,7 @@ impl Loop {
         let mut batch = Batch::default();
         for message in messages {
             let event = match message {
-                Message::Event(event) => event,
+                Message::Event(event) => *event,
                 Message::Ask(question, answer) => {
                     let reply = ReplyTo(self.next_reply);
                     self.next_reply += 1;

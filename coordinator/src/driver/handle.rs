@@ -34,7 +34,7 @@ pub enum Unavailable {
 /// What comes in.
 pub(crate) enum Message {
     /// An event that nobody waits for.
-    Event(Event),
+    Event(Box<Event>),
     /// One that somebody waits for.
     Ask(Question, oneshot::Sender<Result<Answer, Unavailable>>),
     /// Changes that the core knows nothing of.
@@ -136,7 +136,7 @@ impl Driver {
     }
 
     pub(crate) async fn tell(&self, event: Event) -> Result<(), Unavailable> {
-        self.send(Message::Event(event)).await
+        self.send(Message::Event(Box::new(event))).await
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, Unavailable> {

@@ -174,7 +174,7 @@ fn read(node: &NodeId, reply: v1::FileReply) -> Result<FileAnswer, FileError> {
 fn item(entry: v1::FileEntry) -> Option<FileItem> {
     let name = entry.name;
     let fits = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
-    fits.then(|| FileItem {
+    fits.then_some(FileItem {
         name,
         directory: entry.directory,
         size: entry.size,

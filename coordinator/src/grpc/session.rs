@@ -23,6 +23,10 @@ use super::{Agents, from_wire};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Heartbeats that come faster are answered, but do not reach the driver; far below every lease's margin.
 const HEARD_AT_MOST_EVERY: Duration = Duration::from_secs(2);
+/// Heartbeats that may stay out before the node counts as unknown: a cut link says nothing.
+const MISSED_MAX: u32 = 3;
+/// The shortest silence that counts, however short the heartbeats.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
 
 pub(super) fn serve(
     agents: Agents,
@@ -47,6 +51,8 @@ struct Session {
     generation: Generation,
     epoch: Epoch,
     told: Instant,
+    /// After so long a silence the session is over.
+    silence_max: Duration,
 }
 
 impl Session {
@@ -83,7 +89,9 @@ impl Session {
         };
         let (generation, epoch) = (welcome.generation, welcome.epoch);
         tracing::info!(%node, %epoch, version = facts.version, "an agent has joined");
-        let mut session = Session { agents, node, facts, generation, epoch, told: Instant::now() };
+        let silence_max = (Duration::from_millis(welcome.heartbeat_ms) * MISSED_MAX).max(SILENCE_MIN);
+        let mut session =
+            Session { agents, node, facts, generation, epoch, told: Instant::now(), silence_max };
         let result = session.listen(&mut incoming, &mut closed, out).await;
         session.agents.sessions.close(&session.node, epoch);
         tracing::info!(node = %session.node, %epoch, "an agent has left");
@@ -102,7 +110,9 @@ impl Session {
         loop {
             let message = tokio::select! {
                 _ = &mut *closed => return Ok(()),
-                message = incoming.message() => message?,
+                message = tokio::time::timeout(self.silence_max, incoming.message()) => {
+                    message.map_err(|_elapsed| Status::deadline_exceeded("no heartbeat came"))??
+                }
             };
             match message {
                 Some(message) => self.take(message, out).await?,

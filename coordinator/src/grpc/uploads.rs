@@ -4,6 +4,7 @@
 //! together, and then acknowledged. A single chunk on an idle stream is not held back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,10 +114,11 @@ fn read(chunk: v1::LogChunk) -> Result<(GangId, Chunk), Status> {
 fn write(agents: &Agents, gangs: &mut Gangs, batch: Batch) -> Result<Vec<v1::LogAck>, Status> {
     let mut acks = Vec::new();
     for (id, chunks) in batch {
-        if !gangs.contains_key(&id) {
-            gangs.insert(id, open(agents, id)?);
-        }
-        let written = match gangs.get(&id).and_then(Option::as_ref) {
+        let gang = match gangs.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(open(agents, id)?),
+        };
+        let written = match gang {
             Some(gang) => gang.append(&chunks).map_err(|error| failed(id, &error))?,
             None => accept_unread(&chunks),
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use trainyard_core::spec::limits::SPEC_BYTES;
 
@@ -23,17 +23,22 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let reading = Limited::new(request.into_body(), SPEC_BYTES).collect();
         match tokio::time::timeout(TIMEOUT, reading).await {
             Ok(Ok(body)) => Ok(Body(body.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(cut(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "RequestBodyTooLarge",
                 format!("The body is larger than {SPEC_BYTES} bytes."),
             )),
             Ok(Err(_)) => Err(ApiError::bad("InvalidRequestContent", "The body ended before its end.")),
-            Err(_elapsed) => Err(ApiError::new(
+            Err(_elapsed) => Err(cut(
                 StatusCode::REQUEST_TIMEOUT,
                 "RequestTimeout",
-                "The body did not come within 30 seconds.",
+                "The body did not come within 30 seconds.".to_owned(),
             )),
         }
     }
+}
+
+/// The rest of the body is not read, so the connection cannot be used again; clients are told.
+fn cut(status: StatusCode, code: &'static str, message: String) -> ApiError {
+    ApiError::new(status, code, message).header(header::CONNECTION, HeaderValue::from_static("close"))
 }

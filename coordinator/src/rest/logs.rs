@@ -176,15 +176,17 @@ impl Reader {
                 };
                 self.over = over.then(|| Instant::now() + GRACE);
             }
-            let let_go = self.over.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
+            let over = self.over;
+            let let_go = async {
+                match over {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = changes.changed() => return Ok(changed.is_ok()),
-                () = self.event(), if self.over.is_none() => {}
-                () = tokio::time::sleep_until(let_go) => {
-                    if self.over.is_some() {
-                        return Ok(false);
-                    }
-                }
+                () = self.event(), if over.is_none() => {}
+                () = let_go => return Ok(false),
             }
         }
     }
