@@ -77,7 +77,7 @@ impl Setup {
         }
         if !plan.ports.is_empty() {
             let list: Vec<String> = plan.ports.iter().map(ToString::to_string).collect();
-            notes.write(&format!("ports: {} are free", list.join(" ")));
+            notes.write(&format!("ports: free: {}", list.join(" ")));
         }
         None
     }
