@@ -1,6 +1,7 @@
 //! Tests with a real kernel, real processes and real files.
 
 mod command_line;
+mod crash;
 mod images;
 mod run;
 mod systemd;

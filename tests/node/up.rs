@@ -39,7 +39,7 @@ fn the_life_of_a_job_through_the_users_verbs() {
     let explained = verb(&["job", "explain", "quiet"]).expect(0).stdout;
     assert!(explained.contains("Running on node-"), "{explained}");
     let environment = verb(&["job", "env", "quiet", "master"]).expect(0).stdout;
-    assert!(environment.contains("export AZ_BATCH_JOB_ID=quiet-otter-1234"), "{environment}");
+    assert!(environment.contains("export AZ_BATCH_JOB_ID='quiet-otter-1234'"), "{environment}");
     let listed = verb(&["job", "list", "-o", "json"]).expect(0).json();
     let listed = listed.as_array().or(listed["value"].as_array()).expect("jobs").clone();
     assert_eq!((listed.len(), &listed[0]["executionState"]), (1, &json!("running")), "{listed:?}");
@@ -192,9 +192,9 @@ fn requests_without_the_token_are_refused_and_the_clients_file_is_private() {
 }
 
 #[test]
-fn the_agent_answers_on_its_node_while_the_coordinator_is_down() {
+fn the_agent_tells_what_a_task_runs_with_but_no_secret() {
     let sandbox = Sandbox::new();
-    let mut up = Up::start(&sandbox, 1);
+    let up = Up::start(&sandbox, 1);
     let more = json!({ "secrets": [{ "name": "PASSWORD", "value": "canary-agent-verbs" }] });
     let file = sandbox.job("job", with(waiting(&sandbox, 0), &more));
     drop(sandbox.run(["job", "submit", &file, "-n", "held"]).expect(0));
@@ -203,15 +203,12 @@ fn the_agent_answers_on_its_node_while_the_coordinator_is_down() {
     let ask = |arguments: &[&str]| sandbox.run(arguments.iter().copied().chain(["--root", &root]));
     let status = ask(&["agent", "status", "-o", "json"]).expect(0).json();
     assert_eq!((&status["node"], &status["connected"]), (&json!("node-0"), &json!(true)), "{status:#}");
-    let tasks = ask(&["agent", "tasks", "-o", "json"]).expect(0).json();
-    assert_eq!((&tasks[0]["name"], &tasks[0]["state"]), (&json!("master"), &json!("running")), "{tasks:#}");
     let environment = ask(&["agent", "env", "master"]).expect(0);
-    assert!(environment.stdout.contains("export TRAINYARD_JOB=held"), "{}", environment.stdout);
+    assert!(environment.stdout.contains("export TRAINYARD_JOB='held'"), "{}", environment.stdout);
     assert!(!format!("{environment:?}").contains("canary-agent-verbs"));
-    let entered = sandbox.run(["agent", "enter", "master", "--root", &root, "--", "bash", "-c", "echo $TRAINYARD_TASK $PWD"]);
-    let entered = entered.expect(0).stdout;
+    let enter = ["agent", "enter", "master", "--root", &root, "--", "bash", "-c", "echo $TRAINYARD_TASK $PWD"];
+    let entered = sandbox.run(enter).expect(0).stdout;
     assert!(entered.starts_with("master ") && entered.trim_end().ends_with("/jobs/default/default/held"), "{entered}");
     go(&sandbox);
     drop(sandbox.run(["job", "wait", "held"]).expect(0));
-    up.daemon().signal(Signal::SIGTERM);
 }

@@ -59,7 +59,8 @@ impl Sandbox {
     pub fn settle(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("TRAINYARD_") || text.starts_with("CARGO") || text.starts_with("AZURE_BATCHAI_") {
+            let of_cargo = text.starts_with("CARGO") || text == "LD_LIBRARY_PATH";
+            if of_cargo || text.starts_with("TRAINYARD_") || text.starts_with("AZURE_BATCHAI_") {
                 command.env_remove(&name);
             }
         }
