@@ -30,9 +30,13 @@ pub(crate) struct Target {
 
 /// `client.json`.
 #[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ClientFile {
     coordinator: String,
     token: String,
+    /// Of the `up` that wrote it, so that `down` finds what it has to stop.
+    #[serde(default)]
+    state_dir: Option<PathBuf>,
 }
 
 impl Target {
@@ -81,13 +85,22 @@ pub(crate) fn coordinator_url(text: &str) -> anyhow::Result<String> {
 }
 
 /// Writes `client.json`, mode 0600, at once or not at all.
-pub(crate) fn write_client_file(target: &Target) -> anyhow::Result<PathBuf> {
+pub(crate) fn write_client_file(target: &Target, state_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = client_file();
     let token = target.token.as_ref().map(Secret::expose).unwrap_or_default();
-    let file = ClientFile { coordinator: target.coordinator.clone(), token: token.to_owned() };
+    let file = ClientFile {
+        coordinator: target.coordinator.clone(),
+        token: token.to_owned(),
+        state_dir: Some(state_dir.to_owned()),
+    };
     let text = serde_json::to_string_pretty(&file).context("writing JSON")?;
     write_private(&path, text.as_bytes())?;
     Ok(path)
+}
+
+/// The state directory of the last `up` of this user.
+pub(crate) fn last_state_dir() -> anyhow::Result<Option<PathBuf>> {
+    Ok(read_client_file(&client_file())?.and_then(|file| file.state_dir))
 }
 
 fn read_client_file(path: &Path) -> anyhow::Result<Option<ClientFile>> {

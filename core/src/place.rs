@@ -41,11 +41,14 @@ pub struct Offer {
     pub gpu_problem: String,
 }
 
+/// A node, and the GPUs of it that a job gets.
+pub type Share = (NodeId, Vec<GpuUuid>);
+
 /// What became of one look at the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Jobs to start, in order, with the GPUs of each of their nodes.
-    pub starts: Vec<(JobId, Vec<(NodeId, Vec<GpuUuid>)>)>,
+    /// Jobs to start, in order, with what each gets.
+    pub starts: Vec<(JobId, Vec<Share>)>,
     /// Why jobs wait. Those behind the last entry were not looked at.
     pub waiting: Vec<(JobId, WaitReason)>,
     /// The job that holds back everything behind it.

@@ -38,14 +38,15 @@ pub(crate) struct Down {
     /// At once: running tasks go on, waiting jobs stay in the queue, for the next `up`.
     #[arg(long, group = "how")]
     force: bool,
-    /// The state directory that `up` was given.
+    /// The state directory that `up` was given; that of the last `up` unless named.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
 impl Down {
     pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
-        let state_dir = up::state_dir(self.state_dir.as_deref())?;
+        let last = if self.state_dir.is_none() { config::last_state_dir()? } else { None };
+        let state_dir = up::state_dir(self.state_dir.as_deref().or(last.as_deref()))?;
         let Some(keeper) = statelock::keeper(&state_dir)? else {
             talk::note(&format!("nothing runs with the state directory {}", state_dir.display()));
             return Ok(exit::OK);

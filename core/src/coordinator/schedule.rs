@@ -9,7 +9,7 @@ use super::node::send_prepare;
 use super::reason::{EndReason, WaitReason};
 use super::state::{Gang, GangNode, Job, JobPhase, NodePhase, State, Task, TaskState};
 use crate::id::{GangId, GangNo, JobId, NodeId};
-use crate::place::{Offer, Placement, Request, natural_order, place};
+use crate::place::{Offer, Placement, Request, Share, natural_order, place};
 use crate::plan::task::ReservedPorts;
 use crate::plan::{NodeGrant, PlanError, PlanInput, plan};
 use crate::unit::GpuUuid;
@@ -82,7 +82,7 @@ fn offer(node: &super::state::Node) -> Offer {
     }
 }
 
-fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<(NodeId, Vec<GpuUuid>)>, step: &mut Step) {
+fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut Step) {
     let reserved = reserved_ports(state, id);
     let grants: Vec<NodeGrant> = nodes.iter().filter_map(|(node, gpus)| grant(state, node, gpus)).collect();
     let keep = state.config.keep_local
