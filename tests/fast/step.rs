@@ -9,13 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 use trainyard_core::coordinator::recover::{Stored, recover};
 use trainyard_core::coordinator::state::{Job, JobPhase};
-use trainyard_core::coordinator::{Answer, Config, Effect, Event, JobKey, NewJob, Now, Record, ReplyTo, State, step};
+use trainyard_core::coordinator::{
+    Answer, Config, Effect, Event, JobKey, NewJob, Now, Record, ReplyTo, State, step,
+};
 use trainyard_core::id::{AttemptId, Epoch, GangId, Generation, JobId, NodeId, Rank};
 use trainyard_core::plan::task::Role;
 use trainyard_core::plan::{NodePlan, PortSpace};
 use trainyard_core::session::{
-    Command, EndCause, GangPhase, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed, PrepareFailure, Report,
-    TaskEnded,
+    Command, EndCause, GangPhase, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed, PrepareFailure,
+    Report, TaskEnded,
 };
 use trainyard_core::spec::JobSpec;
 use trainyard_core::text::Name;
@@ -26,7 +28,12 @@ const LEASE_MS: u64 = 60_000;
 
 #[derive(Clone, Debug)]
 enum Act {
-    Submit { job: u8, nodes: u8, tensorflow: bool, retries: u8 },
+    Submit {
+        job: u8,
+        nodes: u8,
+        tensorflow: bool,
+        retries: u8,
+    },
     Cancel(u8),
     Delete(u8),
     Connect(u8),
@@ -36,12 +43,22 @@ enum Act {
     /// One message from the node to the coordinator.
     Up(u8),
     /// The node's preparation ends: 0 well, 1 by the command, 2 by the setup, 3 by a taken port.
-    Prepared { node: u8, how: u8 },
+    Prepared {
+        node: u8,
+        how: u8,
+    },
     /// One task of the node ends by itself.
-    Exit { node: u8, code: u8 },
+    Exit {
+        node: u8,
+        code: u8,
+    },
     /// The coordinator dies; `lose_effects`: between the commit and the effects of the last event.
-    Crash { lose_effects: bool },
-    Advance { ms: u16 },
+    Crash {
+        lose_effects: bool,
+    },
+    Advance {
+        ms: u16,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -163,7 +180,11 @@ impl World {
             Act::Submit { job, nodes, tensorflow, retries } => {
                 let key = key(*job);
                 let finished = self.finished(&key);
-                let new = NewJob { key: key.clone(), uuid: format!("uuid-{job}"), spec: spec(*nodes, *tensorflow, *retries) };
+                let new = NewJob {
+                    key: key.clone(),
+                    uuid: format!("uuid-{job}"),
+                    spec: spec(*nodes, *tensorflow, *retries),
+                };
                 self.answers.clear();
                 self.event(Event::Submitted { reply: ReplyTo(0), job: Box::new(new), finished }, false);
                 if let [Answer::Created(id)] = self.answers[..] {
@@ -222,10 +243,12 @@ impl World {
                     .collect(),
             })
             .collect();
-        let hello = Hello { node: id.clone(), facts: facts(n, self.local), held, last_generation: agent.generation };
+        let hello =
+            Hello { node: id.clone(), facts: facts(n, self.local), held, last_generation: agent.generation };
         self.answers.clear();
         self.event(Event::NodeJoined { reply: ReplyTo(1), hello: Box::new(hello) }, false);
-        let welcome = self.answers.iter().find_map(|a| if let Answer::Welcome(w) = a { Some(*w) } else { None });
+        let welcome =
+            self.answers.iter().find_map(|a| if let Answer::Welcome(w) = a { Some(*w) } else { None });
         let agent = self.agents.get_mut(&id).expect("known node");
         match welcome {
             Some(welcome) => {
@@ -300,7 +323,9 @@ impl World {
 
     fn start(&mut self, id: &NodeId, gang: GangId) {
         let agent = self.agents.get_mut(id).expect("known node");
-        let Some(held) = agent.held.get_mut(&gang).filter(|held| held.phase == GangPhase::Prepared) else { return };
+        let Some(held) = agent.held.get_mut(&gang).filter(|held| held.phase == GangPhase::Prepared) else {
+            return;
+        };
         held.phase = GangPhase::Running;
         let mut reports = vec![];
         for task in &held.plan.tasks {
@@ -324,7 +349,8 @@ impl World {
         let id = node(n);
         let agent = self.agents.get_mut(&id).expect("known node");
         let session = agent.session;
-        let Some((gang, held)) = agent.held.iter_mut().find(|(_, held)| held.phase == GangPhase::Preparing) else {
+        let Some((gang, held)) = agent.held.iter_mut().find(|(_, held)| held.phase == GangPhase::Preparing)
+        else {
             return;
         };
         let gang = *gang;
@@ -391,7 +417,11 @@ impl World {
         let stored = Stored {
             jobs: self.jobs.values().filter(|job| job.is_open()).cloned().collect(),
             plans: self.plans.iter().map(|(gang, nodes)| (*gang, nodes.clone())).collect(),
-            nodes: self.nodes.iter().map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone())).collect(),
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone()))
+                .collect(),
             next_job: self.next_job,
         };
         let generation = Generation(self.state.generation.0 + 1);
@@ -412,7 +442,9 @@ impl World {
                 continue;
             }
             // The shims' own fence: whether the agent lives or not.
-            for (gang, held) in agent.held.iter_mut().filter(|(_, h)| h.fenced && h.phase == GangPhase::Running) {
+            for (gang, held) in
+                agent.held.iter_mut().filter(|(_, h)| h.fenced && h.phase == GangPhase::Running)
+            {
                 for task in &held.plan.tasks {
                     let attempt = gang.attempt(task.rank);
                     let end = ended(attempt, Exit::Signal(9), EndCause::Fenced);
@@ -464,7 +496,8 @@ impl World {
             if round % 50 == 49 {
                 self.advance(61_000);
             }
-            let quiet = self.agents.values().all(|a| a.up.is_empty() && a.down.is_empty() && a.held.is_empty());
+            let quiet =
+                self.agents.values().all(|a| a.up.is_empty() && a.down.is_empty() && a.held.is_empty());
             if quiet && self.jobs.values().all(|job| !job.is_open()) {
                 break;
             }

@@ -31,8 +31,10 @@ fn rust_files() -> Vec<(String, String)> {
 
 /// Fails with every file for which `wrong` says why.
 fn check(rule: &str, wrong: impl Fn(&str, &str) -> Option<String>) {
-    let bad: Vec<String> =
-        rust_files().iter().filter_map(|(name, text)| Some(format!("{name}: {}", wrong(name, text)?))).collect();
+    let bad: Vec<String> = rust_files()
+        .iter()
+        .filter_map(|(name, text)| Some(format!("{name}: {}", wrong(name, text)?)))
+        .collect();
     assert!(bad.is_empty(), "{rule}\n  {}", bad.join("\n  "));
 }
 
@@ -44,7 +46,17 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 #[test]
 fn core_reaches_nothing_outside() {
-    let banned = ["tokio", "std::fs", "std::net", "std::process", "std::thread", "Instant::now", "SystemTime", "rand::", "getrandom"];
+    let banned = [
+        "tokio",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "Instant::now",
+        "SystemTime",
+        "rand::",
+        "getrandom",
+    ];
     check("core decides; it has no runtime, file, socket, process, clock or randomness", |name, text| {
         if !name.starts_with("core/src/") {
             return None;
@@ -62,7 +74,8 @@ fn unsafe_stands_in_sys_files_only() {
             return None;
         }
         code(text).find_map(|(n, line)| {
-            let word = line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            let word =
+                line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
             word.then(|| format!("line {}", n + 1))
         })
     });
@@ -71,14 +84,28 @@ fn unsafe_stands_in_sys_files_only() {
 #[test]
 fn wire_types_stay_at_the_edge() {
     let edge = [
-        "proto/", "coordinator/src/grpc", "coordinator/src/metrics.rs", "agent/src/link", "agent/src/spool",
-        "agent/src/inventory", "agent/src/metric", "agent/src/gpu", "tests/", "coordinator/tests/", "agent/tests/",
+        "proto/",
+        "coordinator/src/grpc",
+        "coordinator/src/metrics.rs",
+        "agent/src/link",
+        "agent/src/spool",
+        "agent/src/inventory",
+        "agent/src/metric",
+        "agent/src/gpu",
+        "agent/src/wire.rs",
+        "agent/src/node.rs",
+        "agent/src/files.rs",
+        "agent/src/driver",
+        "tests/",
+        "coordinator/tests/",
+        "agent/tests/",
     ];
     check("generated wire types appear at the edge only; elsewhere use core's types", |name, text| {
         if edge.iter().any(|e| name.starts_with(e)) {
             return None;
         }
-        code(text).find_map(|(n, line)| line.contains("trainyard_proto::v1").then(|| format!("line {}", n + 1)))
+        code(text)
+            .find_map(|(n, line)| line.contains("trainyard_proto::v1").then(|| format!("line {}", n + 1)))
     });
 }
 
@@ -124,8 +151,12 @@ fn crate_edges_are_as_drawn() {
         let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
         let normal = manifest.split("[dev-dependencies]").next().unwrap_or_default();
         for line in normal.lines().filter(|line| line.starts_with("trainyard-")) {
-            let used = line.trim_start_matches("trainyard-").split([' ', '.', '=']).next().unwrap_or_default();
-            assert!(edges.contains(&used), "{folder} must not depend on {used}: ARCHITECTURE.md draws the edges");
+            let used =
+                line.trim_start_matches("trainyard-").split([' ', '.', '=']).next().unwrap_or_default();
+            assert!(
+                edges.contains(&used),
+                "{folder} must not depend on {used}: ARCHITECTURE.md draws the edges"
+            );
         }
     }
 }

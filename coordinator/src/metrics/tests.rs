@@ -1,3 +1,5 @@
+//! Tests of the history of metrics: bounds, thinning, what was dropped.
+
 use proptest::prelude::*;
 
 use super::*;

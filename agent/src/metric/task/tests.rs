@@ -1,3 +1,5 @@
+//! Tests of what is read of tasks: cgroup files and `/proc`, whatever they hold.
+
 use std::fs;
 use std::path::PathBuf;
 
