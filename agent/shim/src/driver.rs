@@ -56,7 +56,7 @@ fn wait_for_launch(
     if let Some(ToShim::Launch(launch, cgroups)) = read_message(&mut stream)
         && launch.attempt == id
     {
-        return Ok(Some((stream, launch, cgroups)));
+        return Ok(Some((stream, *launch, cgroups)));
     }
     // The agent died before it had said all, or another one asks what this is: nothing was started.
     let record = ExitRecord::not_started(id, wall_now(), "the agent ended before the launch".to_owned());

@@ -99,7 +99,7 @@ impl Live {
     /// Sends the launch and returns the shim's first word; `None` if it ended without one.
     pub(super) async fn begin(&mut self, launch: Launch, groups: &AttemptCgroups) -> Option<FromShim> {
         let deadline = launch.deadline;
-        let message = ToShim::Launch(launch, groups.to_wire());
+        let message = ToShim::Launch(Box::new(launch), groups.to_wire());
         let mut bytes = message.encode();
         if let ToShim::Launch(mut launch, _) = message {
             launch.wipe();

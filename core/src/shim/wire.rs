@@ -19,7 +19,7 @@ pub const FRAME_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToShim {
     /// Start this. Only the first message of the first connection can be this.
-    Launch(Launch, Cgroups),
+    Launch(Box<Launch>, Cgroups),
     /// Move the fence.
     Renew(Option<BootMs>),
     /// End it.
@@ -319,7 +319,7 @@ impl ToShim {
         let message = match kind {
             1 => {
                 let (launch, cgroups) = read_launch(&mut reader)?;
-                ToShim::Launch(launch, cgroups)
+                ToShim::Launch(Box::new(launch), cgroups)
             }
             2 => ToShim::Renew(reader.option("deadline")?.map(BootMs)),
             3 => ToShim::Stop { grace_ms: reader.u64()? },

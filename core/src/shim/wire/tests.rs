@@ -41,7 +41,7 @@ fn any_cgroups() -> impl Strategy<Value = Cgroups> {
 
 fn any_to_shim() -> impl Strategy<Value = ToShim> {
     prop_oneof![
-        (any_launch(), any_cgroups()).prop_map(|(launch, cgroups)| ToShim::Launch(launch, cgroups)),
+        (any_launch(), any_cgroups()).prop_map(|(launch, cgroups)| ToShim::Launch(Box::new(launch), cgroups)),
         any::<Option<u64>>().prop_map(|deadline| ToShim::Renew(deadline.map(BootMs))),
         any::<u64>().prop_map(|grace_ms| ToShim::Stop { grace_ms }),
         Just(ToShim::Status),
@@ -145,7 +145,7 @@ fn text_for_the_kernel_holds_no_nul_and_argv_is_not_empty() {
         umask: 0o22,
     };
     let decode = |launch: &Launch| {
-        ToShim::decode(&ToShim::Launch(launch.clone(), Cgroups::default()).encode().split_off(4))
+        ToShim::decode(&ToShim::Launch(Box::new(launch.clone()), Cgroups::default()).encode().split_off(4))
     };
     assert_eq!(decode(&launch), Err(WireError::Value("env")));
     launch.env.clear();
