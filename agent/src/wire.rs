@@ -86,6 +86,7 @@ pub async fn serve_with_gpus(
     for limitation in &limitations {
         tracing::warn!("{limitation}");
     }
+    let groups = cgroups.clone();
     let (shim_events, mut shims) = mpsc::unbounded_channel();
     let supervisor = Supervisor::new(
         SupervisorConfig {
@@ -234,6 +235,8 @@ pub async fn serve_with_gpus(
     }
     // It fails if its thread has failed, which was logged there.
     spool.close().await.ok();
+    // A `run` comes once: its groups would pile up. Those of tasks that go on stay, and so do their folders.
+    groups.remove_roots();
     end.map_err(|_| AgentError::Loop)??;
     Ok(())
 }

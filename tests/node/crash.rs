@@ -82,7 +82,9 @@ fn n1_n2_n3_n5_n6_forty_kills_change_nothing_for_jobs() {
         let mut tasks = BTreeMap::new();
         for (name, code) in names.iter().zip([0, 7]) {
             let properties = body(&long_job(&sandbox, name, code));
-            until("the job is taken", || rest.put(&Rest::job_path(name), &properties).filter(|code| *code < 300));
+            until("the job is taken", || {
+                rest.put(&Rest::job_path(name), &properties).filter(|code| *code < 300)
+            });
         }
         for name in &names {
             // Short jobs that were acknowledged earlier go first.
@@ -130,7 +132,9 @@ fn n1_n2_n3_n5_n6_forty_kills_change_nothing_for_jobs() {
     }
 
     for job in &short {
-        if !job.acknowledged && rest.try_get(&Rest::job_path(&job.name)).is_none_or(|(status, _)| status != 200) {
+        if !job.acknowledged
+            && rest.try_get(&Rest::job_path(&job.name)).is_none_or(|(status, _)| status != 200)
+        {
             continue;
         }
         let ended = rest.until_ended(&job.name);
@@ -154,7 +158,8 @@ fn n1_n2_n3_n5_n6_forty_kills_change_nothing_for_jobs() {
 /// Hands in a short job; whether that was acknowledged is not sure while the coordinator is being killed.
 fn submit_short(sandbox: &Sandbox, rest: &Rest, name: &str, round: u64) -> Option<Submitted> {
     let code = i32::try_from(round % 8).expect("below 8");
-    let line = format!("echo $TRAINYARD_JOB $TRAINYARD_GANG $$ >> {}/short; exit {code}", sandbox.text("audit"));
+    let line =
+        format!("echo $TRAINYARD_JOB $TRAINYARD_GANG $$ >> {}/short; exit {code}", sandbox.text("audit"));
     let properties = with(custom(&line), &json!({ "stdOutErrPathPrefix": sandbox.path("out") }));
     let status = rest.put(&Rest::job_path(name), &body(&properties));
     assert!(status.is_none_or(|status| status < 300 || status == 503), "{name}: {status:?}");
@@ -173,7 +178,9 @@ fn check_logs(sandbox: &Sandbox, rest: &Rest, name: &str, job: &Value, stream: &
     same(&rest.whole_log(name, "stdout.txt"), "at the coordinator");
     assert_eq!(rest.whole_log(name, "stderr.txt"), format!("end of {count}\n").into_bytes());
     let mirror = sandbox.logs(job).join("stdout.txt");
-    until("the copy is complete", || fs::metadata(&mirror).is_ok_and(|it| it.len() >= written.len() as u64).then_some(()));
+    until("the copy is complete", || {
+        fs::metadata(&mirror).is_ok_and(|it| it.len() >= written.len() as u64).then_some(())
+    });
     same(&fs::read(mirror).expect("the copy"), "on disk");
 }
 
@@ -195,7 +202,9 @@ fn the_agent_answers_on_its_node_while_the_coordinator_is_down() {
         let status = ask(&["agent", "status", "-o", "json"]).expect(0).json();
         (status["connected"] == false).then_some(())
     });
-    until("what it said is there", || (ask(&["agent", "logs", "master"]).expect(0).stdout == "hello\n").then_some(()));
+    until("what it said is there", || {
+        (ask(&["agent", "logs", "master"]).expect(0).stdout == "hello\n").then_some(())
+    });
     fs::write(&go, "").expect("a file");
     fleet.start_coordinator();
     fleet.rest().until_healthy();
@@ -216,7 +225,8 @@ fn a_killed_shim_leaves_its_task_alone_and_the_job_is_tried_again_only_after_it(
     drop(fleet.run(&["job", "submit", &file, "-n", "orphan"]).expect(0));
     let rest = fleet.rest();
     let job = rest.until_running("orphan");
-    let pid = i32::try_from(job["properties"]["trainyard"]["tasks"][0]["pid"].as_i64().expect("a pid")).expect("small");
+    let pid = i32::try_from(job["properties"]["trainyard"]["tasks"][0]["pid"].as_i64().expect("a pid"))
+        .expect("small");
     let task = Process::of(pid).expect("it runs");
     let shim = Process::of(task.parent).expect("its shim runs");
     assert!(shim.name.starts_with("trainyard-shim"), "{shim:?}");

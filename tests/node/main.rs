@@ -2,8 +2,13 @@
 
 mod command_line;
 mod crash;
+mod examples;
+mod gpus;
 mod images;
+mod job_files;
+mod leftovers;
 mod run;
+mod secrets;
 mod systemd;
 mod tensorflow_form;
 mod up;

@@ -60,7 +60,10 @@ fn a_bad_spec_is_2_and_starts_nothing() {
     let file = sandbox.job("job", with(custom("touch ran"), &json!({ "nodeCount": 0 })));
     let done = sandbox.run(["run", &file]).expect(2);
     assert!(done.stderr.contains("nodeCount"), "{}", done.stderr);
-    assert!(fs::read_dir(sandbox.path("state")).expect("a folder").next().is_none(), "a state directory was made");
+    assert!(
+        fs::read_dir(sandbox.path("state")).expect("a folder").next().is_none(),
+        "a state directory was made"
+    );
 }
 
 #[test]
@@ -68,7 +71,9 @@ fn ctrl_c_cancels_the_job_with_130_and_leaves_no_process() {
     let sandbox = Sandbox::new();
     let pids = sandbox.text("audit/pids");
     // A child that ignores SIGHUP, and one that left the session of the task.
-    let line = format!("(trap '' HUP; sleep 1000) & setsid sleep 1000 & echo $$ > {pids}.new; mv {pids}.new {pids}; wait");
+    let line = format!(
+        "(trap '' HUP; sleep 1000) & setsid sleep 1000 & echo $$ > {pids}.new; mv {pids}.new {pids}; wait"
+    );
     let file = sandbox.job("job", custom(&line));
     let mut run = Daemon::start(&sandbox, "run", sandbox.command(["run", &file, "-o", "json"]));
     let pid: i32 = until("the task runs", || sandbox.read("audit/pids").trim().parse().ok());
@@ -85,7 +90,8 @@ fn ctrl_c_cancels_the_job_with_130_and_leaves_no_process() {
 #[test]
 fn a_second_ctrl_c_kills_tasks_that_do_not_listen() {
     let sandbox = Sandbox::new();
-    let line = format!("trap '' TERM INT HUP; touch {}; while :; do sleep 1000; done", sandbox.text("audit/ready"));
+    let line =
+        format!("trap '' TERM INT HUP; touch {}; while :; do sleep 1000; done", sandbox.text("audit/ready"));
     let file = sandbox.job("job", custom(&line));
     let mut run = Daemon::start(&sandbox, "run", sandbox.command(["run", &file, "-o", "json"]));
     until("the task runs", || sandbox.path("audit/ready").exists().then_some(()));
@@ -157,7 +163,10 @@ fn the_command_line_is_bashs_alone_and_variables_are_the_tasks() {
     ] });
     let line = r#"i=7; echo "$i $(echo sub) ${GREETING} $PLAIN $X" '$HOME' \$; test "$$" -gt 1"#;
     let file = sandbox.job("job", with(custom(line), &more));
-    let job = sandbox.run(["run", &file, "-n", "shell", "-e", "X=from the flag", "-o", "json"]).expect(0).last_line_json();
+    let job = sandbox
+        .run(["run", &file, "-n", "shell", "-e", "X=from the flag", "-o", "json"])
+        .expect(0)
+        .last_line_json();
     let said = fs::read_to_string(sandbox.logs(&job).join("stdout.txt")).expect("its log");
     assert_eq!(said, "7 sub hello shell $NOBODY_DEFINES_ME $5 from the flag $HOME $\n");
 }

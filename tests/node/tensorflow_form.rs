@@ -21,7 +21,10 @@ fn recording_script(sandbox: &Sandbox, tasks: usize, then: &str) -> String {
 
 fn environment(sandbox: &Sandbox, task: &str) -> BTreeMap<String, String> {
     let text = sandbox.read(&format!("audit/{task}.env"));
-    text.split_terminator('\0').filter_map(|line| line.split_once('=')).map(|(a, b)| (a.into(), b.into())).collect()
+    text.split_terminator('\0')
+        .filter_map(|line| line.split_once('='))
+        .map(|(a, b)| (a.into(), b.into()))
+        .collect()
 }
 
 fn tasks(job: &Value) -> BTreeMap<&str, &Value> {
@@ -69,11 +72,14 @@ fn a_server_and_two_workers_see_each_other_and_the_server_is_ended() {
             assert_eq!(seen.get(name).map(String::as_str), Some(value), "{name} of {task}");
         }
         let config: Value = serde_json::from_str(&seen["TF_CONFIG"]).expect("TF_CONFIG is JSON");
-        let expected = json!({ "cluster": cluster, "task": { "type": role, "index": index }, "environment": "cloud" });
+        let expected =
+            json!({ "cluster": cluster, "task": { "type": role, "index": index }, "environment": "cloud" });
         assert_eq!(config, expected, "{task}");
     }
     let logs = sandbox.logs(&job);
-    for (name, text) in [("stdout-wk-0.txt", "trained\n"), ("stdout-wk-1.txt", "trained\n"), ("stdout-ps-0.txt", "")] {
+    for (name, text) in
+        [("stdout-wk-0.txt", "trained\n"), ("stdout-wk-1.txt", "trained\n"), ("stdout-ps-0.txt", "")]
+    {
         assert_eq!(fs::read_to_string(logs.join(name)).expect(name), text, "{name}");
     }
     assert_eq!(sandbox.processes(), []);
@@ -86,7 +92,8 @@ fn port(address: &str) -> u16 {
 #[test]
 fn a_failing_worker_ends_the_gang_and_is_named_with_its_last_words() {
     let sandbox = Sandbox::new();
-    let then = "if test $TASK_INDEX = 1; then printf 'one\\ntwo\\nout of luck\\n' >&2; exit 9; fi; exec sleep 1000";
+    let then =
+        "if test $TASK_INDEX = 1; then printf 'one\\ntwo\\nout of luck\\n' >&2; exit 9; fi; exec sleep 1000";
     let script = recording_script(&sandbox, 3, then);
     let file = sandbox.job("job", tensorflow(&script, 2, 1, 2));
     let job = sandbox.run(["run", &file, "-o", "json"]).expect(9).last_line_json();

@@ -9,7 +9,9 @@ use trainyard_tests::{Daemon, Process, Sandbox, Up, custom, until, with};
 /// A task that writes its number, and ends with this code once there is a file `go`.
 fn waiting(sandbox: &Sandbox, code: u8) -> Value {
     let audit = sandbox.text("audit");
-    custom(&format!("echo $$ >> {audit}/pids; until test -e {audit}/go; do sleep 0.02; done; echo done; exit {code}"))
+    custom(&format!(
+        "echo $$ >> {audit}/pids; until test -e {audit}/go; do sleep 0.02; done; echo done; exit {code}"
+    ))
 }
 
 fn go(sandbox: &Sandbox) {
@@ -23,7 +25,8 @@ fn the_life_of_a_job_through_the_users_verbs() {
     let verb = |arguments: &[&str]| sandbox.run(arguments.iter().copied());
 
     let nodes = verb(&["node", "list", "-o", "json"]).expect(0).json();
-    let names: Vec<&Value> = nodes.as_array().or(nodes["value"].as_array()).expect("nodes").iter().map(|n| &n["name"]).collect();
+    let names: Vec<&Value> =
+        nodes.as_array().or(nodes["value"].as_array()).expect("nodes").iter().map(|n| &n["name"]).collect();
     assert_eq!(names, ["node-0", "node-1"]);
 
     let file = sandbox.job("job", waiting(&sandbox, 7));
@@ -101,7 +104,8 @@ fn events_tell_the_life_of_a_job_in_order() {
     drop(sandbox.run(["job", "submit", &file, "-n", "told"]).expect(0));
     drop(sandbox.run(["job", "wait", "told"]).expect(4));
     let kinds = up.rest(&sandbox).events_until(0, |event| event["kind"] == "jobEnded");
-    let kinds: Vec<&str> = kinds.iter().filter(|e| e["job"] == "told").filter_map(|e| e["kind"].as_str()).collect();
+    let kinds: Vec<&str> =
+        kinds.iter().filter(|e| e["job"] == "told").filter_map(|e| e["kind"].as_str()).collect();
     assert_eq!(kinds, ["jobSubmitted", "jobStarted", "taskStarted", "taskEnded", "jobEnded"]);
 }
 
@@ -206,9 +210,13 @@ fn the_agent_tells_what_a_task_runs_with_but_no_secret() {
     let environment = ask(&["agent", "env", "master"]).expect(0);
     assert!(environment.stdout.contains("export TRAINYARD_JOB='held'"), "{}", environment.stdout);
     assert!(!format!("{environment:?}").contains("canary-agent-verbs"));
-    let enter = ["agent", "enter", "master", "--root", &root, "--", "bash", "-c", "echo $TRAINYARD_TASK $PWD"];
+    let enter =
+        ["agent", "enter", "master", "--root", &root, "--", "bash", "-c", "echo $TRAINYARD_TASK $PWD"];
     let entered = sandbox.run(enter).expect(0).stdout;
-    assert!(entered.starts_with("master ") && entered.trim_end().ends_with("/jobs/default/default/held"), "{entered}");
+    assert!(
+        entered.starts_with("master ") && entered.trim_end().ends_with("/jobs/default/default/held"),
+        "{entered}"
+    );
     go(&sandbox);
     drop(sandbox.run(["job", "wait", "held"]).expect(0));
 }

@@ -35,7 +35,8 @@ pub fn trainyard() -> &'static Path {
             cargo.arg("--release");
         }
         let messages = must(&mut cargo);
-        let messages = messages.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let messages =
+            messages.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
         let found = messages.filter_map(|message: serde_json::Value| {
             let is_it = message["target"]["name"] == "trainyard" && message["reason"] == "compiler-artifact";
             is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
@@ -63,7 +64,8 @@ pub fn fake_nvml() -> Option<&'static Path> {
         let folder = target_dir().join("trainyard-tests");
         std::fs::create_dir_all(&folder).expect("a folder for the fake NVML");
         // Other test programs may load the library while this one builds it.
-        let (library, new) = (folder.join("libfake-nvml.so"), folder.join(format!("new-{}.so", std::process::id())));
+        let (library, new) =
+            (folder.join("libfake-nvml.so"), folder.join(format!("new-{}.so", std::process::id())));
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-o"]).arg(&new);
         must(cc.arg(repository().join("agent/fake-nvml/fake_nvml.c")).arg("-ldl"));

@@ -22,8 +22,10 @@ impl Daemon {
     /// It cannot be started.
     #[must_use]
     pub fn start(sandbox: &Sandbox, name: &str, mut command: Command) -> Daemon {
-        let append = |path: &PathBuf| File::options().create(true).append(true).open(path).expect("an output file");
-        let (stdout, stderr) = (sandbox.path(&format!("{name}.stdout")), sandbox.path(&format!("{name}.stderr")));
+        let append =
+            |path: &PathBuf| File::options().create(true).append(true).open(path).expect("an output file");
+        let (stdout, stderr) =
+            (sandbox.path(&format!("{name}.stdout")), sandbox.path(&format!("{name}.stderr")));
         command.stdin(Stdio::null()).stdout(append(&stdout)).stderr(append(&stderr));
         let child = command.spawn().expect("trainyard can be started");
         Daemon { child, stdout, stderr }

@@ -68,7 +68,8 @@ impl<'a> Fleet<'a> {
     /// Starts the coordinator, and does not wait for it.
     pub fn start_coordinator(&mut self) {
         let state = self.sandbox.text("state/coordinator");
-        let mut command = self.sandbox.command(["coordinator", "--listen", &self.address, "--state-dir", &state]);
+        let mut command =
+            self.sandbox.command(["coordinator", "--listen", &self.address, "--state-dir", &state]);
         command.args(&self.settings).env("TRAINYARD_TOKEN", &self.token);
         self.coordinator = Some(Daemon::start(self.sandbox, "coordinator", command));
     }
@@ -84,7 +85,9 @@ impl<'a> Fleet<'a> {
     #[must_use]
     pub fn agent_command(&self, node: &str, address: &str) -> Command {
         let mut command = self.sandbox.command(["agent", "--node", node, "--address", address]);
-        command.args(["--coordinator", &self.url(), "--root", &self.root(node)]).env("TRAINYARD_TOKEN", &self.token);
+        command
+            .args(["--coordinator", &self.url(), "--root", &self.root(node)])
+            .env("TRAINYARD_TOKEN", &self.token);
         command
     }
 
@@ -120,7 +123,8 @@ impl<'a> Fleet<'a> {
             let (_, body) = rest.try_get("/api/v1/nodes").filter(|(status, _)| *status == 200)?;
             let shown: serde_json::Value = serde_json::from_slice(&body).ok()?;
             let shown = shown["value"].as_array()?;
-            let connected = |name: &&str| shown.iter().any(|it| it["name"] == **name && it["state"] != "unknown");
+            let connected =
+                |name: &&str| shown.iter().any(|it| it["name"] == **name && it["state"] != "unknown");
             nodes.iter().all(connected).then_some(())
         });
     }

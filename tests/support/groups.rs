@@ -34,7 +34,9 @@ pub fn groups_of(process: &Process) -> Vec<PathBuf> {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(names), Some(path)) = (parts.next(), parts.next()) else { continue };
         let mounted = hierarchies.iter().filter(|(name, _)| names.split(',').any(|own| own == name));
-        found.extend(mounted.map(|(_, point)| point.join(path.trim_start_matches('/'))).filter(|path| path.is_dir()));
+        found.extend(
+            mounted.map(|(_, point)| point.join(path.trim_start_matches('/'))).filter(|path| path.is_dir()),
+        );
     }
     found.sort();
     found.dedup();
@@ -45,5 +47,8 @@ pub fn groups_of(process: &Process) -> Vec<PathBuf> {
 #[must_use]
 pub fn attempt_groups(instance: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(instance).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }

@@ -69,7 +69,9 @@ impl Rest {
     /// The path of a job's resource in the default experiment.
     #[must_use]
     pub fn job_path(name: &str) -> String {
-        format!("/{SUBSCRIPTION}/providers/Microsoft.BatchAI/{EXPERIMENT}/jobs/{name}?api-version={API_VERSION}")
+        format!(
+            "/{SUBSCRIPTION}/providers/Microsoft.BatchAI/{EXPERIMENT}/jobs/{name}?api-version={API_VERSION}"
+        )
     }
 
     /// The path of what Batch AI lacks about a job, as `plan`.
@@ -105,7 +107,8 @@ impl Rest {
     /// Waits until every task of a job runs.
     pub fn until_running(&self, name: &str) -> Value {
         self.until_job(name, "all tasks run", |job| {
-            let tasks = job["properties"]["trainyard"]["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let tasks =
+                job["properties"]["trainyard"]["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
             !tasks.is_empty() && tasks.iter().all(|task| task["pid"].is_u64() && task["state"] == "running")
         })
     }
@@ -144,12 +147,14 @@ impl Rest {
     /// None comes.
     #[must_use]
     pub fn events_until(&self, after: u64, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
-        let request = self.client.get(format!("{}/api/v1/events?after={after}", self.base)).bearer_auth(&self.token);
+        let request =
+            self.client.get(format!("{}/api/v1/events?after={after}", self.base)).bearer_auth(&self.token);
         self.runtime.block_on(async {
             let mut answer = request.send().await.expect("the coordinator answers");
             let (mut text, mut events) = (Vec::new(), Vec::new());
             loop {
-                let piece = answer.chunk().await.expect("the stream goes on").expect("the stream does not end");
+                let piece =
+                    answer.chunk().await.expect("the stream goes on").expect("the stream does not end");
                 text.extend_from_slice(&piece);
                 while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = text.drain(..=end).collect();

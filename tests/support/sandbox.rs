@@ -159,7 +159,9 @@ impl Drop for Sandbox {
 }
 
 fn remove_group(group: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    for entry in
+        fs::read_dir(group)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         remove_group(&entry.path())?;
     }
     fs::remove_dir(group)

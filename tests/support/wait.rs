@@ -32,7 +32,9 @@ pub fn until_ok<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T
     loop {
         match look() {
             Ok(found) => return found,
-            Err(why) => assert!(Instant::now() < deadline, "not within {} s: {what}: {why}", PATIENCE.as_secs()),
+            Err(why) => {
+                assert!(Instant::now() < deadline, "not within {} s: {what}: {why}", PATIENCE.as_secs())
+            }
         }
         std::thread::sleep(LOOK_AGAIN);
     }
