@@ -7,6 +7,7 @@ mod gpus;
 mod images;
 mod job_files;
 mod leftovers;
+mod network;
 mod run;
 mod secrets;
 mod systemd;
