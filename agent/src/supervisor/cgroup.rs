@@ -118,10 +118,8 @@ impl AttemptCgroups {
     /// Makes the groups, and sets their limits. Limits that the machine cannot hold are left out.
     pub(super) fn create(&self, limits: AttemptLimits) -> io::Result<()> {
         for dir in self.dirs() {
-            match fs::create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            // With its parents: somebody may have tidied up an idle agent's folder.
+            fs::create_dir_all(dir)?;
         }
         if let Some(bytes) = limits.memory_bytes {
             self.set([("v2", "memory.max"), ("memory", "memory.limit_in_bytes")], bytes)?;
