@@ -1,5 +1,7 @@
 //! Following a job: its state by events, its logs by bytes; both through restarts of the coordinator.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use serde_json::Value;
@@ -201,7 +203,7 @@ struct Logs<'a> {
     gang: u64,
     reading: JoinSet<anyhow::Result<()>>,
     /// To let go of streams that never begin: those of tasks that were not started before their gang was over.
-    waiting: Vec<(String, AbortHandle)>,
+    waiting: Vec<(Stream, AbortHandle)>,
 }
 
 impl<'a> Logs<'a> {
@@ -230,7 +232,7 @@ impl<'a> Logs<'a> {
         while let Ok(now) = changed.try_recv() {
             self.on_change(now, &choose).await?;
         }
-        self.let_go();
+        self.let_go().await;
         while let Some(read) = self.reading.join_next().await {
             finished(read)?;
         }
@@ -243,19 +245,18 @@ impl<'a> Logs<'a> {
     {
         let ours = &now["properties"]["trainyard"];
         let gang = ours["gang"].as_u64().unwrap_or(0);
-        let started = |name: &str| {
-            let mut tasks = ours["tasks"].as_array().into_iter().flatten();
-            tasks.any(|task| task["name"] == name && !task["startTime"].is_null())
-        };
+        let tasks = ours["tasks"].as_array().into_iter().flatten();
+        let started = tasks.filter(|task| !task["startTime"].is_null()).map(|task| cell(&task["name"]));
+        let started: BTreeSet<String> = started.collect();
         if gang == self.gang {
-            self.waiting.retain(|(task, _)| !started(task));
+            self.waiting.retain(|(stream, _)| !started.contains(&stream.task));
         }
         let is_new = gang > self.gang;
         self.tell(News::Job(Box::new(now))).await?;
         if !is_new {
             return Ok(());
         }
-        self.let_go();
+        self.let_go().await;
         self.gang = gang;
         let plan = match self.client.get(&format!("{}/plan?gang={gang}", self.job.api_path())).await {
             Ok(plan) => plan,
@@ -267,19 +268,26 @@ impl<'a> Logs<'a> {
         self.tell(News::Gang(gang, streams.clone())).await?;
         for stream in streams {
             let log = Log { job: self.job.clone(), gang: Some(gang), file: stream.file.clone() };
-            let task = stream.task.clone();
-            let preparation = stream.is_preparation();
-            let handle =
-                self.reading.spawn(read_stream(log.open(self.client.clone(), true), stream, self.tx.clone()));
-            if !preparation {
-                self.waiting.push((task, handle));
+            // Whoever comes late finds tasks that have ended already.
+            let may_never_begin = !stream.is_preparation() && !started.contains(&stream.task);
+            let read = read_stream(log.open(self.client.clone(), true), stream.clone(), self.tx.clone());
+            let handle = self.reading.spawn(read);
+            if may_never_begin {
+                self.waiting.push((stream, handle));
             }
         }
         Ok(())
     }
 
-    fn let_go(&mut self) {
-        for (_, handle) in self.waiting.drain(..) {
+    /// The gang is over: streams that have begun are read to their end, though nobody saw their tasks start.
+    async fn let_go(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let list = self.client.get(&format!("{}/logs?gang={}", self.job.api_path(), self.gang)).await;
+        let list = list.unwrap_or(Value::Null);
+        let begun = |file: &str| list["value"].as_array().into_iter().flatten().any(|it| it["file"] == file);
+        for (_, handle) in self.waiting.drain(..).filter(|(stream, _)| !begun(&stream.file)) {
             handle.abort();
         }
     }

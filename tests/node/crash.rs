@@ -243,3 +243,28 @@ fn a_killed_shim_leaves_its_task_alone_and_the_job_is_tried_again_only_after_it(
     assert_eq!(sandbox.read("audit/gangs"), "1\n2\n");
     assert_eq!(sandbox.read("audit/wrong"), "", "two ran at once");
 }
+
+#[test]
+fn those_who_follow_and_wait_outlive_the_coordinator_and_miss_nothing() {
+    let sandbox = Sandbox::new();
+    let mut fleet = Fleet::start(&sandbox, &[]);
+    fleet.start_agent("node-a");
+    let audit = sandbox.text("audit");
+    let line = format!(
+        "for i in 1 2 3; do echo part $i; until test -e {audit}/$i; do sleep 0.02; done; done; exit 5"
+    );
+    let file = sandbox.job("job", custom(&line));
+    drop(fleet.run(&["job", "submit", &file, "-n", "followed"]).expect(0));
+    let mut follower = fleet.client("follower", &["job", "logs", "-f", "followed"]);
+    let mut waiter = fleet.client("waiter", &["job", "wait", "followed"]);
+    for part in 1..=3 {
+        let text: String = (1..=part).map(|i| format!("part {i}\n")).collect();
+        until("the follower says it", || (follower.stdout() == text).then_some(()));
+        fleet.kill_coordinator();
+        fs::write(sandbox.path(&format!("audit/{part}")), "").expect("a file");
+        fleet.start_coordinator();
+        fleet.rest().until_healthy();
+    }
+    drop(waiter.wait().expect(5));
+    assert_eq!(follower.wait().expect(0).stdout, "part 1\npart 2\npart 3\n");
+}

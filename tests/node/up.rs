@@ -55,6 +55,8 @@ fn the_life_of_a_job_through_the_users_verbs() {
     assert_eq!(follower.wait().expect(0).stdout, "done\n");
     drop(waiter.wait().expect(7));
 
+    // Whoever comes after the end hears all of it as well.
+    assert_eq!(verb(&["job", "logs", "-f", "quiet"]).expect(0).stdout, "done\n");
     let explained = verb(&["job", "explain", "quiet"]).expect(0).stdout;
     assert!(explained.contains("master") && explained.contains("code 7"), "{explained}");
     drop(verb(&["job", "delete", "quiet"]).expect(0));
@@ -150,7 +152,7 @@ fn n5_a_killed_up_leaves_tasks_running_and_the_next_one_adopts_them() {
     // A polite end leaves them as well, and says so.
     up.daemon().signal(Signal::SIGTERM);
     let said = up.daemon().wait().expect(0).stderr;
-    assert!(said.contains("2 tasks go on"), "{said}");
+    assert!(said.contains("2 tasks"), "{said}");
     assert!(tasks.iter().all(Process::lives));
     let up = Up::start(&sandbox, 2);
     go(&sandbox);
@@ -219,4 +221,28 @@ fn the_agent_tells_what_a_task_runs_with_but_no_secret() {
     );
     go(&sandbox);
     drop(sandbox.run(["job", "wait", "held"]).expect(0));
+}
+
+#[test]
+fn down_waits_for_jobs_when_asked_and_leaves_them_when_forced() {
+    let sandbox = Sandbox::new();
+    let mut up = Up::start(&sandbox, 1);
+    let state = sandbox.text("state/up");
+    let file = sandbox.job("job", waiting(&sandbox, 0));
+    drop(sandbox.run(["job", "submit", &file, "-n", "busy"]).expect(0));
+    let job = up.rest(&sandbox).until_running("busy");
+    let pid = job["properties"]["trainyard"]["tasks"][0]["pid"].as_i64().expect("a pid");
+    let task = Process::of(i32::try_from(pid).expect("small")).expect("it runs");
+    drop(sandbox.run(["down", "--force", "--state-dir", &state]).expect(0));
+    drop(up.daemon().wait().expect(0));
+    assert!(task.lives(), "--force ended a task");
+    let mut up = Up::start(&sandbox, 1);
+    let mut down =
+        Daemon::start(&sandbox, "down", sandbox.command(["down", "--wait", "--state-dir", &state]));
+    until("it says that it waits", || down.stderr().contains("waiting for 1 job").then_some(()));
+    assert!(task.lives() && !down.has_ended() && !up.daemon().has_ended());
+    go(&sandbox);
+    drop(down.wait().expect(0));
+    drop(up.daemon().wait().expect(0));
+    assert!(!task.lives());
 }

@@ -60,9 +60,19 @@ impl<'a> Fleet<'a> {
     /// It cannot be started.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Finished {
+        Finished::of(&self.client_command(arguments).output().expect("trainyard can be started"))
+    }
+
+    /// The same in the background; `name` names its output files.
+    #[must_use]
+    pub fn client(&self, name: &str, arguments: &[&str]) -> Daemon {
+        Daemon::start(self.sandbox, name, self.client_command(arguments))
+    }
+
+    fn client_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.sandbox.command(arguments);
         command.env("TRAINYARD_COORDINATOR", self.url()).env("TRAINYARD_TOKEN", &self.token);
-        Finished::of(&command.output().expect("trainyard can be started"))
+        command
     }
 
     /// Starts the coordinator, and does not wait for it.
