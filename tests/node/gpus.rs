@@ -79,7 +79,8 @@ fn a_job_gets_gpus_by_uuid_and_its_numbers_come_back_by_task() {
     let processes =
         json!({ "processes": [{ "pid": pid, "memory": 4_000_000_000_u64 }, { "pid": 1, "memory": 7 }] });
     set(&sandbox, &[gpu(0, &processes), gpu(1, &json!({}))]);
-    let attempt = format!("{}.1.0", job["properties"]["trainyard"]["jobId"]);
+    let ours = &job["properties"]["trainyard"];
+    let attempt = format!("{}.{}.0", ours["jobId"], ours["gang"]);
     let name = "gpu_process_memory_used_bytes";
     let samples = until("the process is told with its task", || {
         let samples = samples(&rest);

@@ -13,3 +13,4 @@ mod secrets;
 mod systemd;
 mod tensorflow_form;
 mod up;
+mod without_root;

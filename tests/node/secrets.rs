@@ -105,7 +105,7 @@ fn a_secret_is_in_its_tasks_environment_and_nowhere_else() {
     outputs("while it runs");
     fs::write(sandbox.path("audit/go"), "").expect("a file");
     let ended = rest.until_ended("secret");
-    assert_eq!(ended["properties"]["trainyard"]["gang"], 2, "the retry got it as well: {ended:#}");
+    assert_eq!(ended["properties"]["trainyard"]["retriesUsed"], 1, "the retry got it as well: {ended:#}");
     assert_eq!(sandbox.read("audit/prepared"), sandbox.read("audit/sum"));
     outputs("after its end");
     let events = rest.events_until(0, |event| event["kind"] == "jobEnded");

@@ -106,8 +106,12 @@ fn events_tell_the_life_of_a_job_in_order() {
     drop(sandbox.run(["job", "submit", &file, "-n", "told"]).expect(0));
     drop(sandbox.run(["job", "wait", "told"]).expect(4));
     let kinds = up.rest(&sandbox).events_until(0, |event| event["kind"] == "jobEnded");
-    let kinds: Vec<&str> =
+    let mut kinds: Vec<&str> =
         kinds.iter().filter(|e| e["job"] == "told").filter_map(|e| e["kind"].as_str()).collect();
+    // A port that another job of this machine took costs a gang in which nothing starts.
+    while let Some(at) = kinds.windows(2).position(|pair| pair == ["jobStarted", "jobRequeued"]) {
+        kinds.drain(at..at + 2);
+    }
     assert_eq!(kinds, ["jobSubmitted", "jobStarted", "taskStarted", "taskEnded", "jobEnded"]);
 }
 

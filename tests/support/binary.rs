@@ -37,11 +37,11 @@ pub fn trainyard() -> &'static Path {
         let messages = must(&mut cargo);
         let messages =
             messages.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        let found = messages.filter_map(|message: serde_json::Value| {
+        let mut found = messages.filter_map(|message: serde_json::Value| {
             let is_it = message["target"]["name"] == "trainyard" && message["reason"] == "compiler-artifact";
             is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
         });
-        found.last().expect("cargo tells where it has put the program")
+        found.next_back().expect("cargo tells where it has put the program")
     })
 }
 
