@@ -1,7 +1,9 @@
 //! What this node is: one file per fact, put together into the message that `Hello` carries.
 //!
-//! Facts come straight from the kernel; a fact that cannot be had is left empty, never a failure.
-//! Numbers that change are metrics, not inventory.
+//! Facts come from `sysinfo`, which is asked for one thing at a time and dropped; GPUs from NVML. A fact that
+//! cannot be had is left empty, never a failure. Numbers that change are metrics, not inventory: sampling does
+//! without `sysinfo`, because it reads its few files every few seconds into buffers that it keeps, while
+//! `sysinfo` opens and allocates anew each time (and reads `/proc/cpuinfo` and each interface's folder besides).
 
 mod cpu;
 mod disk;
@@ -14,7 +16,7 @@ use trainyard_proto::v1::Inventory;
 
 use crate::gpu::GpuHandle;
 
-/// Looks at everything anew. Blocks (files, NVML up to its deadline): not for the agent's loop.
+/// Looks at everything anew. Blocks (files, disks and NVML up to their deadlines): not for the agent's loop.
 ///
 /// `limitations`: what this agent cannot do here, in words, as `no cgroups: not root`.
 #[must_use]

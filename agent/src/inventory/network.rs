@@ -1,23 +1,34 @@
 //! Under which addresses others may reach this machine.
+//!
+//! `sysinfo` knows the interfaces that sysfs shows: without `/sys` there are none.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Of all interfaces that are up, in the kernel's order; neither loopback nor link-local.
+use sysinfo::{InterfaceOperationalState, Networks};
+
+/// Of all interfaces that are not down, IPv4 first, ascending; neither loopback nor link-local.
 pub(super) fn addresses() -> Vec<String> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let mut addresses: Vec<String> = Vec::new();
-    for interface in interfaces {
-        let up = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_UP);
-        let Some(storage) = interface.address.filter(|_| up) else { continue };
-        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
-        let Some(ip) = v4.or(v6).filter(|ip| reachable(*ip)) else { continue };
-        let text = ip.to_string();
-        if !addresses.contains(&text) {
-            addresses.push(text);
-        }
-    }
-    addresses
+    let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
+    // Sorted, because `sysinfo` has them in no order.
+    let addresses: BTreeSet<IpAddr> = networks
+        .values()
+        .filter(|interface| !is_down(interface.operational_state()))
+        .flat_map(|interface| interface.ip_networks())
+        .map(|network| network.addr)
+        .filter(|ip| reachable(*ip))
+        .collect();
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+/// Many that work, tunnels among them, are in the state `Unknown`.
+fn is_down(state: InterfaceOperationalState) -> bool {
+    matches!(
+        state,
+        InterfaceOperationalState::Down
+            | InterfaceOperationalState::NotPresent
+            | InterfaceOperationalState::LowerLayerDown
+    )
 }
 
 fn reachable(ip: IpAddr) -> bool {
@@ -30,6 +41,8 @@ fn reachable(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -40,5 +53,22 @@ mod tests {
         for bad in ["127.0.0.2", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "::"] {
             assert!(!reachable(bad.parse().unwrap()), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_address_that_the_kernel_would_send_from_is_among_them() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // Nothing is sent: this only asks the routing table. The target is reserved for documentation.
+        if socket.connect("192.0.2.1:9").is_err() {
+            eprintln!("SKIPPED: no route to anywhere");
+            return;
+        }
+        let source = socket.local_addr().unwrap().ip();
+        if !reachable(source) {
+            eprintln!("SKIPPED: only the machine itself is routed to");
+            return;
+        }
+        let addresses = addresses();
+        assert!(addresses.contains(&source.to_string()), "{source} is not in {addresses:?}");
     }
 }
