@@ -616,3 +616,28 @@ fn a_job_of_two_nodes_starts_only_when_both_are_prepared() {
     let JobPhase::Ended { reason, .. } = &world.jobs[&JobId(1)].phase else { panic!("not over") };
     assert_eq!(reason.exit_code(), Some(0));
 }
+
+#[test]
+fn a_start_that_an_agents_death_cut_off_is_tried_again_but_not_that_of_a_missing_program() {
+    for (exit, code) in [(Exit::Unknown, None), (Exit::Code(127), Some(127))] {
+        let mut world = World::new(true);
+        world.connect(0);
+        world.act(&Act::Submit { job: 0, nodes: 1, tensorflow: false, retries: 0 });
+        world.down(0);
+        world.prepared(0, 0);
+        let agent = world.agents.get_mut(&node(0)).expect("known node");
+        let (gang, held) = agent.held.iter_mut().next().expect("a gang");
+        let end = ended(gang.attempt(Rank(0)), exit, EndCause::NotStarted);
+        held.ended.insert(Rank(0), end.clone());
+        held.phase = GangPhase::Ended;
+        let reports = vec![Report::Ended(end), Report::GangEnded(*gang)];
+        agent.up.clear();
+        agent.up.push_back((agent.session.expect("a session"), reports));
+        world.up(0);
+        match (&world.jobs[&JobId(1)].phase, code) {
+            (JobPhase::Queued { .. }, None) => {}
+            (JobPhase::Ended { reason, .. }, Some(code)) => assert_eq!(reason.exit_code(), Some(code)),
+            (phase, _) => panic!("{exit}: {phase:?}"),
+        }
+    }
+}

@@ -134,7 +134,8 @@ fn failure(task: &str, role: &Role, node: &NodeId, ended: &TaskEnded) -> Option<
             stderr_tail: ended.stderr_tail.clone(),
         }),
         EndCause::NotStarted => {
-            Some(EndReason::TaskNotStarted { task: task.to_owned(), node, message: ended.message.clone() })
+            let (task, message) = (task.to_owned(), ended.message.clone());
+            Some(EndReason::TaskNotStarted { task, node, exit: ended.exit, message })
         }
         EndCause::Fenced => lost("its lease ran out"),
         EndCause::Lost if *role == Role::ParameterServer || ended.exit != Exit::Code(0) => {

@@ -185,6 +185,9 @@ pub enum EndReason {
         task: String,
         /// Where.
         node: NodeId,
+        /// As a shell says it: 127 where there is no such program, 126 where it cannot be executed. Unknown: it
+        /// was the node's affair.
+        exit: Exit,
         /// Why.
         message: String,
     },
@@ -261,11 +264,10 @@ impl EndReason {
     pub fn exit_code(&self) -> Option<i32> {
         match self {
             EndReason::Succeeded => Some(0),
-            EndReason::TaskFailed { exit, .. } | EndReason::PreparationFailed { exit, .. } => {
-                exit.shell_code()
-            }
-            EndReason::TaskNotStarted { .. }
-            | EndReason::SetupFailed { .. }
+            EndReason::TaskFailed { exit, .. }
+            | EndReason::TaskNotStarted { exit, .. }
+            | EndReason::PreparationFailed { exit, .. } => exit.shell_code(),
+            EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. }
             | EndReason::NodeLost { .. }
             | EndReason::NotBuilt { .. }
@@ -300,6 +302,7 @@ impl EndReason {
     pub fn fault(&self) -> Fault {
         match self {
             EndReason::TaskFailed { exit: Exit::Unknown, .. }
+            | EndReason::TaskNotStarted { exit: Exit::Unknown, .. }
             | EndReason::NodeLost { .. }
             | EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. } => Fault::Infrastructure,
@@ -335,7 +338,7 @@ impl fmt::Display for EndReason {
                 f.write_str(if *out_of_memory { ": it used more memory than there is." } else { "." })?;
                 tail(f, stderr_tail)
             }
-            EndReason::TaskNotStarted { task, node, message } => {
+            EndReason::TaskNotStarted { task, node, message, .. } => {
                 write!(f, "Task {task} could not be started on {node}: {message}")
             }
             EndReason::PreparationFailed { node, exit, message } => {
