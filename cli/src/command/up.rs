@@ -85,7 +85,7 @@ impl Up {
         .await?;
         let target = Target { coordinator: yard.url().to_owned(), token: Some(token) };
         lock.listening(&target.coordinator)?;
-        let client_file = config::write_client_file(&target, &state_dir)?;
+        let client_file = config::write_client_file(&target, state_dir)?;
         let client = Client::new(target)?;
         let ready = json!({
             "coordinator": client.coordinator(),
