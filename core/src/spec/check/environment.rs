@@ -20,15 +20,17 @@ pub(super) fn check(spec: &JobSpec, source: Source, report: &mut Refusal) {
         report.refuse(error.allowed(format!("up to {ENVIRONMENT_VARIABLES}")));
     }
     let variables = spec.environment_variables.iter().enumerate();
-    let variables =
-        variables.map(|(index, variable)| (format!("environmentVariables[{index}]"), variable.name.as_str()));
+    let variables = variables
+        .map(|(index, variable)| (format!("environmentVariables[{index}]"), variable.name.as_str(), true));
     let secrets = spec.secrets.iter().enumerate();
-    let secrets = secrets.map(|(index, secret)| (format!("secrets[{index}]"), secret.name.as_str()));
+    let secrets = secrets.map(|(index, secret)| (format!("secrets[{index}]"), secret.name.as_str(), false));
     let mut seen = BTreeMap::new();
-    for (at, name) in variables.chain(secrets) {
+    for (at, name, public) in variables.chain(secrets) {
         let path = format!("{at}.name");
         if !is_variable_name(name) {
-            let error = SpecError::at(path, "not a name of a variable").value(name);
+            let error = SpecError::at(path, "not a name of a variable");
+            // In a broken file the value of a secret may stand where its name should: it is not repeated.
+            let error = if public { error.value(name) } else { error };
             report.refuse(error.allowed("letters, digits and _, no digit first"));
         } else if name.starts_with(RESERVED) {
             let problem = format!("names that begin with {RESERVED} are set by the service");
