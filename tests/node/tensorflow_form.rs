@@ -144,3 +144,14 @@ fn a_taken_port_is_skipped_in_a_new_plan_that_says_so() {
     let log = fs::read_to_string(sandbox.logs(&job).join("execution.log")).expect("the log");
     assert!(log.contains("2222 is taken"), "{log}");
 }
+
+#[test]
+fn a_missing_interpreter_is_127_and_named() {
+    let sandbox = Sandbox::new();
+    let mut properties = tensorflow("/dev/null", 1, 0, 1);
+    properties["tensorFlowSettings"]["pythonInterpreterPath"] = json!("/no/such/python");
+    let file = sandbox.job("job", properties);
+    let job = sandbox.run(["run", &file, "-o", "json"]).expect(127).last_line_json();
+    let message = job["properties"]["executionInfo"]["errors"][0]["message"].to_string();
+    assert!(message.contains("/no/such/python") && message.contains("worker-0"), "{message}");
+}
