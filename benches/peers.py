@@ -176,7 +176,7 @@ class HyperQueue:
 
         self.module = hyperqueue
         self.folder = tempfile.mkdtemp(prefix="hq-bench-")
-        self.cluster = LocalCluster(Path(self.folder), WorkerConfig(cores=cores))
+        self.cluster = LocalCluster(self.folder, WorkerConfig(cores=cores))
         self.client = self.cluster.client()
 
     def run(self, jobs, tasks):

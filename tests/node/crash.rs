@@ -260,7 +260,19 @@ fn those_who_follow_and_wait_outlive_the_coordinator_and_miss_nothing() {
     let file = sandbox.job("job", custom(&line));
     drop(fleet.run(&["job", "submit", &file, "-n", "followed"]).expect(0));
     let mut follower = fleet.client("follower", &["job", "logs", "-f", "followed"]);
-    let mut waiter = fleet.client("waiter", &["job", "wait", "followed"]);
+    until("the follower is connected", || (follower.stdout() == "part 1\n").then_some(()));
+    let start_waiter = |fleet: &Fleet| fleet.client("waiter", &["job", "wait", "followed"]);
+    let mut waiter = start_waiter(&fleet);
+    until("the waiter has lost a coordinator, and waits", || {
+        // Its first question has met the kill: then nobody is there for it, which is what it says.
+        if waiter.has_ended() {
+            waiter = start_waiter(&fleet);
+        }
+        fleet.kill_coordinator();
+        fleet.start_coordinator();
+        fleet.rest().until_healthy();
+        waiter.stderr().contains("waiting for the coordinator").then_some(())
+    });
     for part in 1..=3 {
         let text: String = (1..=part).map(|i| format!("part {i}\n")).collect();
         until("the follower says it", || (follower.stdout() == text).then_some(()));
