@@ -641,3 +641,30 @@ fn a_start_that_an_agents_death_cut_off_is_tried_again_but_not_that_of_a_missing
         }
     }
 }
+
+#[test]
+fn a_node_that_prepares_again_after_its_start_was_lost_is_told_to_start_again() {
+    let mut world = World::new(true);
+    (0..2).for_each(|n| world.connect(n));
+    world.act(&Act::Submit { job: 0, nodes: 2, tensorflow: false, retries: 0 });
+    for n in 0..2 {
+        world.down(n);
+        world.prepared(n, 0);
+        world.up(n);
+    }
+    // The agent of node 0 dies with the Start on the wire, before it has recorded anything of it.
+    world.disconnect(0);
+    world.connect(0);
+    let agent = world.agents.get_mut(&node(0)).expect("known node");
+    let (gang, epoch) = (*agent.held.keys().next().expect("a gang"), agent.session.expect("a session"));
+    agent.down.clear();
+    agent.up.push_back((epoch, vec![Report::Prepared(gang)]));
+    world.up(0);
+    let starts = |world: &World| {
+        world.agents[&node(0)].down.iter().filter(|(_, command)| *command == Command::Start(gang)).count()
+    };
+    assert_eq!(starts(&world), 1);
+    world.settle();
+    let JobPhase::Ended { reason, .. } = &world.jobs[&JobId(1)].phase else { panic!("not over") };
+    assert_eq!(reason.exit_code(), Some(0));
+}
