@@ -23,6 +23,7 @@ GROUP = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/trai
 CLUSTER = f"{GROUP}/workspaces/default/clusters/default"
 JOBS = f"{GROUP}/workspaces/default/experiments/default/jobs"
 QUERY = "?api-version=2018-05-01"
+HANGS_AFTER_S = 60
 
 
 class Yard:
@@ -149,9 +150,21 @@ def run_jobs(yard, jobs, connections=1):
 
 
 def timed(command):
+    """Seconds of a shell command in a list; an empty list if it hangs (mpirun does at times, after its ranks ended)."""
     begin = time.perf_counter()
-    subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    process = subprocess.Popen(
+        command, shell=True, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        code = process.wait(HANGS_AFTER_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(f"  hung for {HANGS_AFTER_S} s and was ended: {command}")
+        return []
+    if code != 0:
+        sys.exit(f"exit code {code}: {command}")
+    return [time.perf_counter() - begin]
 
 
 def spread(values, unit=1000.0):
@@ -166,7 +179,7 @@ def report(title, ours, peers):
             ratio = statistics.median(ours) / statistics.median(values)
             print(f"  {name:34} {spread(values)} ms; ours takes {ratio:.2f} x its time")
         else:
-            print(f"  {name:34} not installed here")
+            print(f"  {name:34} not installed here, or it hung")
 
 
 class HyperQueue:
@@ -238,7 +251,7 @@ def main():
             ours, xargs, hq_jobs, hq_tasks = [], [], [], []
             for _ in range(args.rounds):
                 ours.append(run_jobs(yard, [custom("true")] * args.jobs, connections=2)[0])
-                xargs.append(timed(f"seq {args.jobs} | xargs -P2 -n1 /bin/true"))
+                xargs.extend(timed(f"seq {args.jobs} | xargs -P2 -n1 /bin/true"))
                 if hq:
                     hq_jobs.append(hq.run(args.jobs, 1))
                     hq_tasks.append(hq.run(1, args.jobs))
@@ -250,15 +263,15 @@ def main():
                 for _ in range(max(5, args.rounds)):
                     ours.append(run_jobs(yard, [ranks(size)])[0])
                     if mpirun:
-                        mpi_times.append(timed(f"{mpi} -np {size} /bin/true"))
-                    xargs.append(timed(f"seq {size} | xargs -P{size} -n1 /bin/true"))
+                        mpi_times.extend(timed(f"{mpi} -np {size} /bin/true"))
+                    xargs.extend(timed(f"seq {size} | xargs -P{size} -n1 /bin/true"))
                 report(f"gang of {size}, submit to done", ours, [("mpirun", mpi_times), (f"xargs -P{size}", xargs)])
         if "log" in wanted:
             ours, tee = [], []
             for _ in range(args.rounds):
                 ours.append(run_jobs(yard, [custom("head -c 1073741824 /dev/zero")])[0])
                 with tempfile.TemporaryDirectory() as folder:
-                    tee.append(timed(f"head -c 1073741824 /dev/zero | tee {folder}/file | wc -c"))
+                    tee.extend(timed(f"head -c 1073741824 /dev/zero | tee {folder}/file | wc -c"))
             report("1 GiB of log, submit to done", ours, [("tee | wc -c", tee)])
         if "idle" in wanted:
             pid, seconds = yard.process.pid, 20
