@@ -33,6 +33,7 @@ pub struct Truth {
     ended: BTreeMap<AttemptId, Exit>,
     /// Attempts whose end nobody may have seen.
     unseen: BTreeSet<AttemptId>,
+    deleted: BTreeSet<JobId>,
     /// Answered submits: name and job.
     acked: BTreeMap<String, JobId>,
     /// Jobs that were over before any task of them started.
@@ -178,6 +179,7 @@ impl World {
         let Record::PutJob(job) = record else {
             if let Record::DeleteJob(id) = record {
                 self.truth.acked.retain(|_, acked| acked != id);
+                self.truth.deleted.insert(*id);
                 if !self.truth.started.iter().any(|(attempt, _)| attempt.job == *id) {
                     self.truth.never_started.insert(*id);
                 }
@@ -277,6 +279,10 @@ impl World {
         let folded = request.key.folded();
         match (&request.what, answer) {
             (What::Submit(spec), Answer::Created(id) | Answer::Existed(id)) => {
+                // One transaction can hold a submit and the delete that followed at once.
+                if self.truth.deleted.contains(id) {
+                    return;
+                }
                 let stored = self.stored_job(*id);
                 if stored.is_none_or(|job| job.spec != **spec || job.key.folded() != folded) {
                     return self.violate("4", format!("{folded} was accepted as job {id}, which is not on disk"));

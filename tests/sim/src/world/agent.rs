@@ -213,6 +213,7 @@ impl World {
             watched: BTreeMap::new(),
         });
         let life = node.life;
+        self.sweep_folders(n);
         self.note("agent starts", n as u64, String::new);
         self.want_agent_turn(n);
         self.after(1, What::Agent { node: n, life, happens: Happens::Connect });
@@ -489,6 +490,7 @@ impl World {
             agent.link.pause_ms = BACK_OFF_MS.0;
         }
         let session = agent.newest;
+        self.note("session lost", n as u64, || format!("{session}"));
         self.close_at_agent(connection);
         self.tell_agent(n, Message::Lost { session });
         self.connect_later(n);
@@ -505,6 +507,7 @@ impl World {
                 agent.link.welcome = Some(welcome);
                 let unsent = std::mem::take(&mut agent.link.unsent);
                 self.coverage.hit("session", "welcomed");
+                self.note("welcomed", n as u64, || format!("{welcome:?}"));
                 self.tell_agent(n, Message::Welcomed { session, welcome });
                 for reports in unsent {
                     self.send_up(connection, Up::Reports { epoch: welcome.epoch, reports });

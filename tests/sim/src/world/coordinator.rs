@@ -41,7 +41,8 @@ pub(crate) enum Happens {
 #[derive(Clone, Debug)]
 pub(crate) enum Asker {
     Client(usize),
-    Session(u64),
+    /// A connection and its node.
+    Session(u64, usize),
 }
 
 /// What waits for the loop.
@@ -423,7 +424,7 @@ impl World {
                 let asker = self.coordinator.process.as_mut().and_then(|process| process.askers.remove(&reply));
                 match asker {
                     Some(Asker::Client(request)) => self.answer_client(request, Some(answer)),
-                    Some(Asker::Session(connection)) => self.answer_join(connection, answer),
+                    Some(Asker::Session(connection, n)) => self.answer_join(connection, n, answer),
                     None => {}
                 }
             }
@@ -441,16 +442,20 @@ impl World {
         }
     }
 
-    fn answer_join(&mut self, connection: u64, answer: Answer) {
+    fn answer_join(&mut self, connection: u64, n: usize, answer: Answer) {
         let Answer::Welcome(welcome) = answer else {
+            self.note("refused", connection, || format!("{answer:?}"));
             self.send_down(connection, Down::Refused);
             self.close_at_coordinator(connection);
             return;
         };
         let start = self.coordinator.start;
-        let Some(open) = self.net.connections.get_mut(&connection) else { return };
+        let node = self.nodes[n].id.clone();
+        let Some(open) = self.net.connections.get_mut(&connection).filter(|open| open.open_at_coordinator) else {
+            let left = Event::NodeLeft { node, epoch: welcome.epoch };
+            return self.tell_coordinator(Message::Event(Box::new(left)));
+        };
         open.epoch = Some(welcome.epoch);
-        let node = self.nodes[open.node].id.clone();
         let Some(process) = &mut self.coordinator.process else { return };
         if let Some((_, old)) = process.sessions.insert(node, (welcome.epoch, connection)) {
             self.close_at_coordinator(old);
@@ -486,10 +491,11 @@ impl World {
 
     pub(crate) fn on_up(&mut self, connection: u64, message: Up) {
         let Some(open) = self.net.connections.get_mut(&connection) else { return };
-        let node = self.nodes[open.node].id.clone();
+        let n = open.node;
+        let node = self.nodes[n].id.clone();
         let epoch = open.epoch;
         match message {
-            Up::Hello(hello) => self.tell_coordinator(Message::Join(Asker::Session(connection), hello)),
+            Up::Hello(hello) => self.tell_coordinator(Message::Join(Asker::Session(connection, n), hello)),
             Up::Heartbeat { boot_ms } => {
                 let Some(epoch) = epoch else { return };
                 let told = self.nodes[open.node].told_at_coordinator;
@@ -551,7 +557,7 @@ impl World {
     fn answer_full(&mut self, asker: &Asker) {
         match asker {
             Asker::Client(request) => self.answer_client(*request, None),
-            Asker::Session(connection) => self.close_at_coordinator(*connection),
+            Asker::Session(connection, _) => self.close_at_coordinator(*connection),
         }
     }
 }

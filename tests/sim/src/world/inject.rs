@@ -301,13 +301,6 @@ impl World {
         }
     }
 
-    /// A dead mount answers again: the SIGKILL that waited takes effect.
-    fn killable(&mut self, n: usize, attempt: AttemptId) {
-        if let Some(task) = self.nodes[n].processes.tasks.get_mut(&attempt) {
-            task.unkillable_until = 0;
-        }
-    }
-
     fn go_on(&mut self, n: usize) {
         for what in std::mem::take(&mut self.nodes[n].waiting) {
             self.after(0, what);

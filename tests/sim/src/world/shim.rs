@@ -49,6 +49,8 @@ pub(crate) struct Task {
     pub(crate) gpus: Vec<GpuUuid>,
     traps_term: bool,
     pub(crate) unkillable_until: u64,
+    /// SIGKILL waits for it to be killable.
+    is_doomed: bool,
     /// Reaped by nobody yet: the shim stands still.
     unseen: Option<(Exit, u64)>,
 }
@@ -174,6 +176,7 @@ impl World {
             gpus,
             traps_term: chance.u8(..8) == 0,
             unkillable_until: 0,
+            is_doomed: false,
             unseen: None,
         };
         self.check_start(n, attempt, &task);
@@ -288,6 +291,7 @@ impl World {
     fn kill_task(&mut self, n: usize, attempt: AttemptId) {
         let Some(task) = self.nodes[n].processes.tasks.get_mut(&attempt) else { return };
         if task.unkillable_until > self.now {
+            task.is_doomed = true;
             return;
         }
         task.children = 0;
@@ -302,8 +306,10 @@ impl World {
         let node = &mut self.nodes[n];
         let at = node.clock.wall(self.now);
         let Some(task) = node.processes.tasks.get_mut(&attempt).filter(|task| task.main) else { return };
-        if task.unkillable_until > self.now && exit == Exit::Signal(9) {
-            return;
+        if task.unkillable_until > self.now {
+            // It hangs in the kernel: it neither goes on nor ends, and what it was about to do comes after that.
+            let at = task.unkillable_until + 1;
+            return self.at(at, What::Shim { node: n, attempt, happens: Happens::Ends { exit, oom } });
         }
         task.main = false;
         let (leftovers, oom_kills) = (task.children, u64::from(oom));
@@ -318,7 +324,23 @@ impl World {
                     task.unseen = Some((exit, oom_kills));
                 }
             }
-            None => self.emptied(n, attempt),
+            None => {
+                self.orphans_main_ended(n, attempt);
+                self.emptied(n, attempt);
+            }
+        }
+    }
+
+    /// Its agent sees the main process go (by its pidfd), though not how: what is left over is killed.
+    fn orphans_main_ended(&mut self, n: usize, attempt: AttemptId) {
+        let node = &mut self.nodes[n];
+        let (now, at) = (BootMs(node.clock.boot_ms(self.now)), node.clock.wall(self.now));
+        let leftovers = node.processes.tasks.get(&attempt).map_or(0, |task| task.children);
+        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else { return };
+        if watch.orphan && leftovers > 0 {
+            let ended = ShimEvent::MainEnded { exit: Exit::Unknown, at, oom_kills: 0, leftovers };
+            let effects = watch.shadow.step(now, ended);
+            self.orphan_effects(n, attempt, effects);
         }
     }
 
@@ -429,6 +451,8 @@ impl World {
             let ended = ShimEvent::MainEnded { exit: record.exit, at: record.ended, oom_kills: 0, leftovers: 1 };
             let effects = watch.shadow.step(now, ended);
             self.orphan_effects(n, attempt, effects);
+        } else if self.nodes[n].processes.tasks.get(&attempt).is_some_and(|task| !task.main) {
+            self.orphans_main_ended(n, attempt);
         }
         self.wake_orphan(n, attempt);
     }
@@ -532,19 +556,46 @@ impl World {
         self.agent_later(n, 0, AgentHappens::Core(Box::new(Event::Adopted { attempt, found })));
     }
 
+    /// A dead mount answers again: the SIGKILL that waited takes effect before anything else does.
+    pub(crate) fn killable(&mut self, n: usize, attempt: AttemptId) {
+        let Some(task) = self.nodes[n].processes.tasks.get_mut(&attempt) else { return };
+        task.unkillable_until = 0;
+        if std::mem::take(&mut task.is_doomed) {
+            self.kill_task(n, attempt);
+        }
+    }
+
+    /// As Supervisor::forget: what still lives keeps its folder.
     pub(crate) fn clean_up(&mut self, n: usize, attempts: &[AttemptId]) {
         for attempt in attempts {
-            let node = &mut self.nodes[n];
-            if node.processes.tasks.get(attempt).is_some_and(|task| task.lives() && task.unkillable_until <= self.now)
-            {
-                return self.violate("17", format!("{attempt} is cleaned up and lives"));
-            }
-            node.processes.dirs.remove(attempt);
-            node.processes.shims.remove(attempt);
-            if !node.processes.tasks.get(attempt).is_some_and(Task::lives) {
-                node.processes.tasks.remove(attempt);
+            let processes = &mut self.nodes[n].processes;
+            match processes.tasks.get(attempt).filter(|task| task.lives()) {
+                Some(task) if task.unkillable_until > self.now => {}
+                Some(_) => return self.violate("17", format!("{attempt} is cleaned up and lives")),
+                None => {
+                    processes.dirs.remove(attempt);
+                    processes.shims.remove(attempt);
+                    processes.tasks.remove(attempt);
+                }
             }
         }
+    }
+
+    /// As the agent's start does: folders of gangs that are not held are removed where nothing lives.
+    pub(crate) fn sweep_folders(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let Some(agent) = &node.agent else { return };
+        let held = agent.state.gangs();
+        let processes = &mut node.processes;
+        let lives: Vec<AttemptId> = processes
+            .dirs
+            .keys()
+            .filter(|id| held.contains_key(&id.gang_id()) || processes.tasks.get(id).is_some_and(Task::lives))
+            .copied()
+            .collect();
+        processes.dirs.retain(|id, _| lives.contains(id));
+        processes.tasks.retain(|id, _| lives.contains(id));
+        processes.shims.retain(|id, _| lives.contains(id));
     }
 
     /// Nothing of the node's processes outlives the power; files that nobody synced may be lost.
