@@ -1,6 +1,6 @@
 //! The task of an attempt whose shim was killed: the agent watches its processes until none is left, and does
 //! what the shim would have done about a stop or the fence. It ends nothing by itself, unless the attempt's
-//! exit record says that it is over. How the program ends cannot be seen from here: the exit is unknown.
+//! exit record says that it is over, or its main process has gone. How the program ends cannot be seen from here: the exit is unknown.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -68,7 +68,7 @@ impl Tracked {
 
     /// Ends everything and waits for it. For launches that have failed.
     pub(super) async fn end_all(&self) {
-        while let Some(waiting) = self.wait_for_one() {
+        while let Some(waiting) = self.wait_for_one(None) {
             self.kill();
             tokio::select! {
                 () = waiting => {}
@@ -77,9 +77,9 @@ impl Tracked {
         }
     }
 
-    /// Ready when one of the processes has ended; `None` if there is none.
-    fn wait_for_one(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let handle = process::any_handle(|| self.members());
+    /// Ready when one of the processes has ended, the main one if it runs; `None` if there is none.
+    fn wait_for_one(&self, main: Option<u32>) -> Option<impl Future<Output = ()> + use<>> {
+        let handle = process::any_handle(main, || self.members());
         match handle {
             Ok(None) => None,
             Ok(Some(handle)) => Some(wait(Ok(handle))),
@@ -140,7 +140,16 @@ impl Orphan {
             let ended = Event::MainEnded { exit, at, oom_kills: 0, leftovers: 1 };
             self.step(ended, &shared, &tracked);
         }
-        while let Some(waiting) = tracked.wait_for_one() {
+        let main = self.started.map(|started| started.pid);
+        let mut is_sweeping = self.record.is_some();
+        while let Some(waiting) = tracked.wait_for_one(main) {
+            // Nobody saw how the main process ended, but it has: what is left over is killed, as the shim does it.
+            if !is_sweeping && self.main_is_gone() {
+                is_sweeping = true;
+                let at = wall_now();
+                let ended = Event::MainEnded { exit: Exit::Unknown, at, oom_kills: 0, leftovers: 1 };
+                self.step(ended, &shared, &tracked);
+            }
             let event = tokio::select! {
                 () = waiting => continue,
                 order = orders.recv() => match order {
@@ -172,6 +181,11 @@ impl Orphan {
                 Effect::TellUnkillable | Effect::WriteRecord(_) | Effect::Finish(_) => {}
             }
         }
+    }
+
+    /// Whether the main process is known to have ended.
+    fn main_is_gone(&self) -> bool {
+        self.started.is_some_and(|started| is_foreign(&started) || !process::is_running(started.pid))
     }
 
     fn unknown_end(&mut self) -> ExitRecord {

@@ -91,10 +91,15 @@ pub(super) fn signal_all(members: impl Fn() -> BTreeSet<u32>, signal: i32) {
     }
 }
 
-/// A handle of the first process that `members` lists and that is still listed once there is a handle.
-pub(super) fn any_handle(members: impl Fn() -> BTreeSet<u32>) -> io::Result<Option<OwnedFd>> {
+/// A handle of one of the processes that `members` lists, of `main` if it is among them.
+pub(super) fn any_handle(
+    main: Option<u32>,
+    members: impl Fn() -> BTreeSet<u32>,
+) -> io::Result<Option<OwnedFd>> {
     loop {
-        let Some(pid) = members().first().copied() else { return Ok(None) };
+        let listed = members();
+        let main = main.filter(|pid| listed.contains(pid) && is_running(*pid));
+        let Some(pid) = main.or(listed.first().copied()) else { return Ok(None) };
         match sys::pidfd_open(pid) {
             Ok(handle) if members().contains(&pid) => return Ok(Some(handle)),
             Ok(_) => {}

@@ -97,6 +97,34 @@ async fn agent_and_shim_killed_the_task_is_adopted_without_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_task_without_shim_leaves_over_is_killed_when_its_main_process_ends() {
+    // [fault 6], [fault 34]: else a daemonised child would hold the job for ever. Once watched from the start,
+    // once found by the next agent with the main process gone already.
+    for mode in modes() {
+        for found_late in [false, true] {
+            let mut yard = Yard::new(mode);
+            yard.pipe("end");
+            let (attempt, started) = yard.run("sleep 1000 & read x < $D/end; exit 5").await;
+            if found_late {
+                yard.restart();
+            }
+            signal(started.shim_pid, SIGKILL);
+            gone(started.shim_pid).await;
+            if found_late {
+                yard.say("end").await;
+                gone(started.pid).await;
+                assert_eq!(yard.supervisor.adopt(attempt).await, Adopted::Running(Some(started)));
+            } else {
+                yard.say("end").await;
+            }
+            let record = yard.ended(attempt).await;
+            assert_eq!((record.exit, record.cause), (Exit::Unknown, Cause::Lost));
+            assert!(yard.supervisor.processes(attempt).is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_without_shim_can_be_stopped_and_is_fenced_by_the_agent() {
     for mode in modes() {
         let mut yard = Yard::new(mode);
