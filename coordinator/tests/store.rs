@@ -62,7 +62,7 @@ fn active(id: u64, name: &str) -> (Job, NodePlan) {
     let node = NodeId("node-0".to_owned());
     let phase = JobPhase::Active(Box::new(Gang {
         id: gang,
-        nodes: vec![GangNode { node: node.clone(), phase: NodePhase::Preparing }],
+        nodes: vec![GangNode { node: node.clone(), phase: NodePhase::Preparing, space: None }],
         tasks: vec![],
         lease_ms: 5,
         deadline: Tick(0),

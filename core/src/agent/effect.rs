@@ -28,6 +28,12 @@ pub enum Record {
     },
     /// The highest generation obeyed.
     Generation(Generation),
+    /// The coordinator heard of this node after this moment: what the next agent counts fences from until it has
+    /// a contact of its own. Noted now and then, so it may be a little old.
+    Contact {
+        /// Of the boot-time clock.
+        boot_ms: u64,
+    },
     /// A gang was received.
     Planned {
         /// Which.
@@ -108,6 +114,7 @@ impl Record {
             | Record::Ended(_)
             | Record::Over { .. } => true,
             Record::Booted { .. }
+            | Record::Contact { .. }
             | Record::Planned { .. }
             | Record::PreparationDone(_)
             | Record::Started { .. }

@@ -4,7 +4,7 @@
 //! *sent* what was answered, which is earlier, and takes a margin off: the fence always falls first (N6).
 
 use super::Turn;
-use super::effect::Effect;
+use super::effect::{Effect, Record};
 use super::state::{Attempt, State};
 use crate::id::GangId;
 
@@ -14,9 +14,22 @@ const MARGIN_MS: (u64, u64) = (500, 30_000);
 /// The coordinator has answered what was sent at this time.
 pub(super) fn on_contact(turn: &mut Turn<'_>, boot_ms: u64) {
     turn.state.contact_boot_ms = turn.state.contact_boot_ms.max(Some(boot_ms));
+    if let Some(shortest_ms) = turn.state.shortest_lease_ms() {
+        note_contact(turn, shortest_ms / 4);
+    }
     let ids: Vec<GangId> = turn.state.gangs.keys().copied().collect();
     for id in ids {
         renew(turn, id);
+    }
+}
+
+/// Writes the contact down if what is written is older by more than this. An agent that is killed together with a
+/// shim leaves an attempt that nobody fences: the next agent does, and needs to know from when on, also if it
+/// cannot reach the coordinator (N6).
+pub(super) fn note_contact(turn: &mut Turn<'_>, older_ms: u64) {
+    let Some(boot_ms) = turn.state.contact_boot_ms else { return };
+    if turn.state.noted_boot_ms.is_none_or(|noted| boot_ms > noted.saturating_add(older_ms)) {
+        turn.record(Record::Contact { boot_ms });
     }
 }
 

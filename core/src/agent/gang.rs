@@ -238,6 +238,9 @@ fn start_tasks(turn: &mut Turn<'_>, id: GangId) {
 
 fn set_fence(turn: &mut Turn<'_>, id: GangId) -> Option<u64> {
     let fence_boot_ms = fence::fence(turn.state, id);
+    if fence_boot_ms.is_some() {
+        fence::note_contact(turn, 0);
+    }
     if let Some(gang) = turn.state.gangs.get_mut(&id) {
         gang.fence_boot_ms = fence_boot_ms.unwrap_or(0);
     }

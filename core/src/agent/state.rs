@@ -20,6 +20,8 @@ pub struct State {
     pub(super) session: Session,
     /// The latest moment of which it is known that the coordinator heard of this node after it.
     pub(super) contact_boot_ms: Option<u64>,
+    /// The same, as the journal has it.
+    pub(super) noted_boot_ms: Option<u64>,
     pub(super) gangs: BTreeMap<GangId, Gang>,
     /// Stopped before a plan came, and not released.
     pub(super) barred: BTreeSet<GangId>,
@@ -144,6 +146,7 @@ impl State {
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records =
             vec![Record::Booted { boot_id: self.boot_id.clone() }, Record::Generation(self.generation)];
+        records.extend(self.noted_boot_ms.map(|boot_ms| Record::Contact { boot_ms }));
         for released in &self.released {
             records.push(Record::Released {
                 gang: released.gang,
@@ -233,7 +236,18 @@ impl State {
     /// The only change of the durable part. A record about a gang that is not held changes nothing.
     pub(super) fn apply(&mut self, record: Record) {
         match record {
-            Record::Booted { boot_id } => self.boot_id = boot_id,
+            Record::Booted { boot_id } => {
+                if self.boot_id != boot_id {
+                    // Its clock began anew.
+                    self.contact_boot_ms = None;
+                    self.noted_boot_ms = None;
+                }
+                self.boot_id = boot_id;
+            }
+            Record::Contact { boot_ms } => {
+                self.contact_boot_ms = self.contact_boot_ms.max(Some(boot_ms));
+                self.noted_boot_ms = Some(boot_ms);
+            }
             Record::Generation(generation) => self.generation = self.generation.max(generation),
             Record::Planned { gang, plan, start_when_prepared, lease_ms } => {
                 self.gangs.insert(gang, Gang::new(*plan, start_when_prepared, lease_ms));

@@ -45,9 +45,9 @@ impl State {
             }
         }
         for (id, plan) in self.plans.iter().flat_map(|(id, nodes)| nodes.iter().map(move |n| (id, n))) {
-            let Some(node) = self.nodes.get(&plan.node) else { continue };
+            let Some(space) = self.port_space(*id, &plan.node) else { continue };
             for port in &plan.ports {
-                if let Some(other) = ports.insert((&node.facts.port_space, port), id) {
+                if let Some(other) = ports.insert((space, port), id) {
                     wrong.push(format!("port {port} belongs to {other} and {id}"));
                 }
             }

@@ -117,7 +117,11 @@ fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut S
         nodes: planned
             .nodes
             .iter()
-            .map(|n| GangNode { node: n.node.clone(), phase: NodePhase::Preparing })
+            .map(|n| GangNode {
+                node: n.node.clone(),
+                phase: NodePhase::Preparing,
+                space: grants.iter().find(|grant| grant.node == n.node).map(|grant| grant.port_space.clone()),
+            })
             .collect(),
         tasks: tasks(&planned.nodes),
         lease_ms,
@@ -179,9 +183,9 @@ fn grant(state: &State, node: &NodeId, gpus: &[GpuUuid]) -> Option<NodeGrant> {
 /// Ports of every live gang, and those that this job found taken.
 fn reserved_ports(state: &State, id: JobId) -> ReservedPorts {
     let mut reserved = ReservedPorts::new();
-    for plan in state.plans.values().flatten() {
-        if let Some(node) = state.nodes.get(&plan.node) {
-            reserved.entry(node.facts.port_space.clone()).or_default().extend(&plan.ports);
+    for (gang, plan) in state.plans.iter().flat_map(|(gang, plans)| plans.iter().map(move |plan| (*gang, plan))) {
+        if let Some(space) = state.port_space(gang, &plan.node) {
+            reserved.entry(space.clone()).or_default().extend(&plan.ports);
         }
     }
     for taken in state.jobs.get(&id).into_iter().flat_map(|job| &job.taken_ports) {

@@ -217,6 +217,15 @@ impl State {
         step.commit.push(Record::Journal(entry));
     }
 
+    /// Where the ports of a live gang are counted on this node.
+    pub(crate) fn port_space(&self, gang: GangId, node: &NodeId) -> Option<&crate::plan::PortSpace> {
+        let planned = match &self.jobs.get(&gang.job)?.phase {
+            JobPhase::Active(active) if active.id == gang => active.nodes.iter().find(|n| n.node == *node),
+            JobPhase::Active(_) | JobPhase::Queued { .. } | JobPhase::Ended { .. } => None,
+        };
+        planned.and_then(|n| n.space.as_ref()).or_else(|| Some(&self.nodes.get(node)?.facts.port_space))
+    }
+
     /// `None` once the gang is over on this node, though it may still end on others.
     fn lease_of(&self, gang: GangId, node: &NodeId) -> Option<u64> {
         match &self.jobs.get(&gang.job)?.phase {
@@ -384,6 +393,10 @@ pub struct GangNode {
     pub node: NodeId,
     /// How far it is.
     pub phase: NodePhase,
+    /// Where its ports were counted when it was planned: a restart of the machine changes that of the node.
+    /// Absent in records of 0.1.0 before that was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<crate::plan::PortSpace>,
 }
 
 /// How far a node of a gang is.

@@ -65,6 +65,10 @@ kinds! {
     AgentStop = 4,
     /// SIGKILL of a shim.
     ShimKill = 5,
+    /// SIGKILL of an agent and of one of its shims at once.
+    AgentAndShimKill = 4,
+    /// The same on a node that is cut off.
+    CutOffOrphan = 3,
     /// SIGSTOP of a shim.
     ShimStop = 3,
     /// A node, or in one-machine mode the machine, loses power.

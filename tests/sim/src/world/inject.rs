@@ -101,6 +101,17 @@ impl World {
                 stops
             }
             Kind::ShimKill | Kind::ShimStop => self.on_a_shim(n, kind, for_ms, pick),
+            Kind::AgentAndShimKill | Kind::CutOffOrphan => {
+                if !self.on_a_shim(n, Kind::ShimKill, for_ms, pick) {
+                    return false;
+                }
+                self.kill_agent(n, for_ms.min(2_000));
+                if kind == Kind::CutOffOrphan {
+                    self.net.cut.insert(n, (true, true));
+                    self.after(for_ms * 2, What::Heal(Heal::Wire(n)));
+                }
+                true
+            }
             Kind::PowerCut => self.cut_power(n, for_ms),
             Kind::Freeze => {
                 let freezes = self.nodes[n].frozen_until == 0 && !self.shape.one_machine;
