@@ -7,6 +7,9 @@
 //! This crate reaches no clock, file, socket, random source or runtime: time and ids are arguments.
 //! Without the feature `full` only `shim` and what it needs is built, free of dependencies.
 
+#[macro_use]
+pub mod mutant;
+
 pub mod id;
 pub mod shim;
 pub mod unit;

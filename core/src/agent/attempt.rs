@@ -30,7 +30,8 @@ pub(super) fn on_launched(turn: &mut Turn<'_>, attempt: AttemptId, pid: u32, at:
 
 /// A Stop that came during the launch.
 pub(super) fn stop_late(turn: &mut Turn<'_>, attempt: AttemptId) {
-    if let Some(grace_ms) = turn.state.gangs.get(&attempt.gang_id()).and_then(|gang| gang.stop) {
+    let gang = turn.state.gangs.get(&attempt.gang_id()).filter(|_| !mutant!("stop-during-launch-forgotten"));
+    if let Some(grace_ms) = gang.and_then(|gang| gang.stop) {
         turn.then(Effect::Stop { attempt, grace_ms });
     }
 }

@@ -106,6 +106,7 @@ impl Record {
     #[must_use]
     pub fn must_sync(&self) -> bool {
         match self {
+            Record::StartIntended(_) if mutant!("start-intent-not-synced") => false,
             Record::Generation(_)
             | Record::Barred(_)
             | Record::Stopping { .. }

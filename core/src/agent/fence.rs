@@ -27,7 +27,7 @@ pub(super) fn on_contact(turn: &mut Turn<'_>, boot_ms: u64) {
 /// shim leaves an attempt that nobody fences: the next agent does, and needs to know from when on, also if it
 /// cannot reach the coordinator (N6).
 pub(super) fn note_contact(turn: &mut Turn<'_>, older_ms: u64) {
-    let Some(boot_ms) = turn.state.contact_boot_ms else { return };
+    let Some(boot_ms) = turn.state.contact_boot_ms.filter(|_| !mutant!("orphan-not-fenced")) else { return };
     if turn.state.noted_boot_ms.is_none_or(|noted| boot_ms > noted.saturating_add(older_ms)) {
         turn.record(Record::Contact { boot_ms });
     }
@@ -57,7 +57,7 @@ pub(super) fn renew(turn: &mut Turn<'_>, id: GangId) {
 
 /// Where the fence of a gang may stand now; absent if it is never fenced, or no contact is known.
 pub(super) fn fence(state: &State, id: GangId) -> Option<u64> {
-    let gang = state.gangs.get(&id).filter(|gang| gang.lease_ms > 0)?;
+    let gang = state.gangs.get(&id).filter(|gang| gang.lease_ms > 0 && !mutant!("never-fenced"))?;
     let margin = (gang.lease_ms / 10).clamp(MARGIN_MS.0, MARGIN_MS.1);
     Some(state.contact_boot_ms?.saturating_add(gang.lease_ms.saturating_sub(margin)))
 }

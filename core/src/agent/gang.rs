@@ -163,7 +163,7 @@ pub(super) fn after_preparation(turn: &mut Turn<'_>, id: GangId, ended: &TaskEnd
         }
         None => {
             turn.record(Record::PreparationDone(id));
-            if whole {
+            if whole || mutant!("starts-without-secrets") {
                 prepared(turn, id);
             }
         }
@@ -221,6 +221,7 @@ pub(super) fn on_start(turn: &mut Turn<'_>, id: GangId) {
         Phase::Prepared => start_tasks(turn, id),
         // The agent was restarted after it had said `prepared`.
         Phase::Awaiting | Phase::SettingUp | Phase::Preparation(_) => gang.start_wanted = true,
+        Phase::Running(_) if mutant!("started-twice") => start_tasks(turn, id),
         Phase::Running(_) | Phase::Closing(_) | Phase::Ended(_) => {}
     }
 }
@@ -291,7 +292,10 @@ pub(super) fn carry_out_stop(turn: &mut Turn<'_>, id: GangId) {
 
 pub(super) fn end_if_nothing_runs(turn: &mut Turn<'_>, id: GangId) {
     let Some(Phase::Running(attempts)) = turn.state.gangs.get(&id).map(|gang| &gang.phase) else { return };
-    if attempts.values().all(|attempt| matches!(attempt, Attempt::Ended { .. })) {
+    let ended = |attempt: &Attempt| matches!(attempt, Attempt::Ended { .. });
+    if attempts.values().all(ended)
+        || (mutant!("gang-ends-with-its-first-task") && attempts.values().any(ended))
+    {
         over(turn, id, None);
     }
 }

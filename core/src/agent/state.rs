@@ -212,7 +212,7 @@ impl State {
     }
 
     pub(super) fn is_released(&self, gang: GangId) -> bool {
-        self.released.iter().any(|released| released.gang == gang)
+        !mutant!("released-forgotten") && self.released.iter().any(|released| released.gang == gang)
     }
 
     pub(super) fn attempt(&self, attempt: AttemptId) -> Option<&Attempt> {

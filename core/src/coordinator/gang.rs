@@ -33,7 +33,7 @@ pub(super) fn on_prepared(state: &mut State, id: GangId, node: &NodeId, step: &m
         return;
     }
     advance(gang, node, NodePhase::Prepared);
-    let start = gang.all_prepared() && gang.outcome.is_none();
+    let start = (gang.all_prepared() || mutant!("gang-starts-half")) && gang.outcome.is_none();
     state.touch(id.job);
     if start {
         start_all(state, id, step);
@@ -197,7 +197,9 @@ pub(super) fn decide(state: &mut State, now: Now, job: JobId, outcome: EndReason
     let Some(JobPhase::Active(gang)) = state.jobs.get_mut(&job).map(|job| &mut job.phase) else { return };
     if gang.outcome.is_none() {
         gang.outcome = Some(outcome);
-        stop_all(state, job, step);
+        if !mutant!("failure-stops-nothing") {
+            stop_all(state, job, step);
+        }
     }
     state.touch(job);
     settle(state, now, job, step);
@@ -233,7 +235,8 @@ fn headline(reason: &EndReason) -> String {
 fn settle(state: &mut State, now: Now, id: JobId, step: &mut Step) {
     let Some(job) = state.jobs.get_mut(&id) else { return };
     let JobPhase::Active(gang) = &mut job.phase else { return };
-    if gang.nodes.iter().any(|n| !n.phase.is_over()) {
+    let waits = gang.nodes.iter().any(|n| !n.phase.is_over());
+    if waits && !(mutant!("nodes-freed-early") && gang.outcome.is_some()) {
         return;
     }
     let gang_id = gang.id;
@@ -273,7 +276,7 @@ fn next_try(state: &mut State, _now: Now, id: JobId, outcome: &EndReason) -> Nex
     let tries = state.config.infrastructure_tries;
     let spaces = port_space_of(state, outcome);
     let Some(job) = state.jobs.get_mut(&id) else { return Next::End };
-    if job.cancelled && *outcome != EndReason::Succeeded {
+    if job.cancelled && *outcome != EndReason::Succeeded && !mutant!("requeued-though-cancelled") {
         return Next::Terminated;
     }
     match outcome.fault() {
@@ -285,6 +288,7 @@ fn next_try(state: &mut State, _now: Now, id: JobId, outcome: &EndReason) -> Nex
         Fault::User => Next::End,
         Fault::Infrastructure => {
             job.infrastructure_faults += 1;
+            job.retries_used += u32::from(mutant!("infrastructure-uses-retries"));
             if job.infrastructure_faults >= tries {
                 return Next::End;
             }

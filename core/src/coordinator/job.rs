@@ -18,7 +18,9 @@ pub(super) fn on_submitted(
     step: &mut Step,
 ) {
     let folded = new.key.folded();
-    let existing = match state.names.get(&folded).and_then(|id| state.jobs.get(id)) {
+    let open = state.names.get(&folded).and_then(|id| state.jobs.get(id));
+    let finished = finished.filter(|_| !mutant!("finished-name-forgotten"));
+    let existing = match open.filter(|_| !mutant!("submit-not-idempotent")) {
         Some(job) => Some((job.id, !job.delete_when_ended && job.spec == new.spec)),
         None => finished.filter(|f| !state.deleted.contains(&f.id)).map(|f| (f.id, f.spec == new.spec)),
     };
@@ -52,7 +54,9 @@ pub(super) fn on_submitted(
     state.enqueue(&job);
     state.jobs.insert(id, job);
     state.journal(now, "jobSubmitted", id, None, detail, step);
-    state.touch(id);
+    if !mutant!("answered-but-not-stored") {
+        state.touch(id);
+    }
     step.then.push(Effect::Reply(reply, Answer::Created(id)));
     if !not_built.is_empty() {
         end(state, now, id, EndReason::NotBuilt { features: not_built }, step);
@@ -127,7 +131,7 @@ fn cancel(state: &mut State, now: Now, id: JobId, step: &mut Step) {
         JobPhase::Active(_) | JobPhase::Ended { .. } => false,
     };
     state.touch(id);
-    if queued {
+    if queued && !mutant!("cancel-of-queued-forgotten") {
         end(state, now, id, EndReason::Terminated, step);
     } else {
         gang::decide(state, now, id, EndReason::Terminated, step);

@@ -175,6 +175,7 @@ fn reconcile_live(state: &mut State, now: Now, node: &NodeId, held: HeldGang, st
     let ended = gang.outcome.is_some();
     match (held.phase, phase) {
         (_, None) | (GangPhase::Ended, _) => {}
+        _ if ended && mutant!("stop-not-repeated") => {}
         _ if ended => gang::stop(state, id, node, step),
         // Known as started here, but the Start did not arrive.
         (GangPhase::Prepared, Some(NodePhase::Started)) => state.send(node, Command::Start(id), step),
@@ -198,7 +199,9 @@ fn reconcile_dead(state: &mut State, node: &NodeId, held: &HeldGang, step: &mut 
         state.send(node, Command::EndedAck(ended), step);
     }
     match held.phase {
+        GangPhase::Ended if mutant!("release-not-repeated") => {}
         GangPhase::Ended => state.send(node, Command::Release(held.gang), step),
+        _ if mutant!("dead-gang-not-stopped") => {}
         GangPhase::Preparing | GangPhase::Prepared | GangPhase::Running => {
             gang::stop(state, held.gang, node, step)
         }
@@ -211,6 +214,7 @@ fn reconcile_unheld(state: &mut State, now: Now, node: &NodeId, id: GangId, step
     let decided = gang.outcome.is_some();
     match gang.nodes.iter().find(|n| n.node == *node).map(|n| n.phase) {
         Some(NodePhase::Preparing) if decided => gang::on_gang_ended(state, now, id, node, step),
+        Some(NodePhase::Preparing) if mutant!("prepare-not-repeated") => {}
         Some(NodePhase::Preparing) => send_prepare(state, id, node, step),
         Some(NodePhase::Prepared | NodePhase::Started) => {
             gang::lose_node(state, now, id, node, "its agent no longer knows what it ran", step);

@@ -46,12 +46,15 @@ pub fn recover(config: Config, generation: Generation, stored: Stored, now: Now)
             gang.deadline =
                 now.tick.plus_ms(remaining_ms(&job.spec, job.started.unwrap_or(now.wall).0, now.wall.0));
             for node in &gang.nodes {
-                if let Some(node) = state.nodes.get_mut(&node.node) {
+                let node = state.nodes.get_mut(&node.node).filter(|_| !mutant!("recovery-frees-nodes"));
+                if let Some(node) = node {
                     node.gang = Some(gang.id);
                 }
             }
             if let Some(mut nodes) = plans.remove(&gang.id) {
-                restore_secrets(&mut nodes, &job.spec);
+                if !mutant!("recovery-loses-secrets") {
+                    restore_secrets(&mut nodes, &job.spec);
+                }
                 state.plans.insert(gang.id, nodes);
             }
         }

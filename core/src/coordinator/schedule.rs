@@ -74,7 +74,7 @@ fn request(job: &Job) -> Request {
 fn offer(node: &super::state::Node) -> Offer {
     Offer {
         node: node.id.clone(),
-        busy: node.gang.map(|gang| gang.job),
+        busy: node.gang.map(|gang| gang.job).filter(|_| !mutant!("busy-node-offered")),
         unknown_since: node.session.is_none().then_some(node.last_heard_wall),
         foreign_work: node.foreign_work,
         gpus: node.facts.gpus.iter().filter(|gpu| gpu.fault.is_empty()).map(|gpu| gpu.uuid.clone()).collect(),
@@ -183,8 +183,10 @@ fn grant(state: &State, node: &NodeId, gpus: &[GpuUuid]) -> Option<NodeGrant> {
 /// Ports of every live gang, and those that this job found taken.
 fn reserved_ports(state: &State, id: JobId) -> ReservedPorts {
     let mut reserved = ReservedPorts::new();
-    for (gang, plan) in state.plans.iter().flat_map(|(gang, plans)| plans.iter().map(move |plan| (*gang, plan))) {
-        if let Some(space) = state.port_space(gang, &plan.node) {
+    for (gang, plan) in
+        state.plans.iter().flat_map(|(gang, plans)| plans.iter().map(move |plan| (*gang, plan)))
+    {
+        if let Some(space) = state.port_space(gang, &plan.node).filter(|_| !mutant!("ports-not-reserved")) {
             reserved.entry(space.clone()).or_default().extend(&plan.ports);
         }
     }

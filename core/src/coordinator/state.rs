@@ -145,6 +145,8 @@ impl State {
     pub(crate) fn lease_end(&self, node: &Node) -> Option<Tick> {
         let gang = node.gang?;
         let lease_ms = self.lease_of(gang, &node.id)?;
+        let lease_ms = if mutant!("lease-shorter-than-fence") { lease_ms / 3 } else { lease_ms };
+        let lease_ms = if mutant!("unreachable-is-lost") { 0 } else { lease_ms };
         let silent = node.session.is_none();
         silent.then(|| node.last_heard.plus_ms(lease_ms + self.config.lease_margin_ms))
     }
@@ -231,6 +233,9 @@ impl State {
         match &self.jobs.get(&gang.job)?.phase {
             JobPhase::Active(active) if active.id.gang == gang.gang => {
                 let live = active.nodes.iter().any(|n| n.node == *node && !n.phase.is_over());
+                if mutant!("kept-attempts-expire") {
+                    return live.then_some(active.lease_ms);
+                }
                 (live && active.lease_ms > 0).then_some(active.lease_ms)
             }
             JobPhase::Active(_) | JobPhase::Queued { .. } | JobPhase::Ended { .. } => None,

@@ -141,7 +141,10 @@ impl Attempt {
     }
 
     fn on_woke(&mut self, now: BootMs) -> Vec<Effect> {
-        if self.fence.decide(now) == FenceDecision::End && !self.is_being_killed() {
+        if self.fence.decide(now) == FenceDecision::End
+            && !self.is_being_killed()
+            && !mutant!("shim-does-not-fence")
+        {
             self.asked.get_or_insert(Cause::Fenced);
             let act = self.ladder.kill(now);
             return effects(act);
@@ -173,14 +176,16 @@ impl Attempt {
             message: message(oom_kills, leftovers),
         };
         let mut effects = vec![Effect::WriteRecord(record.clone())];
-        if leftovers == 0 {
+        effects.retain(|_| !mutant!("exit-record-not-written"));
+        if leftovers == 0 || mutant!("finished-before-empty") {
             self.phase = Phase::Gone;
             effects.push(Effect::Finish(record));
             return effects;
         }
         self.phase = Phase::Sweeping(record);
         // After a stop the others got SIGTERM too, and have the rest of the grace for their last checkpoint.
-        if self.ladder == Ladder::Standing && self.ladder.kill(now).is_some() {
+        let kills = !mutant!("leftovers-not-killed");
+        if kills && self.ladder == Ladder::Standing && self.ladder.kill(now).is_some() {
             effects.push(Effect::Kill);
         }
         effects

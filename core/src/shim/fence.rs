@@ -39,6 +39,7 @@ impl Fence {
     /// Takes a renewal. One that was overtaken by a later one changes nothing; `None` lifts the fence.
     pub fn renew(&mut self, deadline: Option<BootMs>) {
         self.deadline = match (self.deadline, deadline) {
+            (Some(_), Some(_)) if mutant!("renewal-lifts-fence") => None,
             (Some(old), Some(new)) => Some(old.max(new)),
             (None, Some(new)) => Some(new),
             (Some(_) | None, None) => None,

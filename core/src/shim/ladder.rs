@@ -90,7 +90,11 @@ impl Ladder {
     pub fn tick(&mut self, now: BootMs) -> Option<Act> {
         match *self {
             Ladder::Standing => None,
-            Ladder::Terminating { kill_at } if now >= kill_at => self.kill(now),
+            Ladder::Terminating { kill_at }
+                if now >= kill_at && !mutant!("term-is-never-followed-by-kill") =>
+            {
+                self.kill(now)
+            }
             Ladder::Terminating { .. } => None,
             Ladder::Killing { give_up_at, .. } if now >= give_up_at => {
                 *self = Ladder::Unkillable { again_at: now.plus_ms(LONGEST_PAUSE_MS) };

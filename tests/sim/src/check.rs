@@ -112,7 +112,8 @@ impl World {
             return self.violate("1", format!("{attempt} is started a second time"));
         }
         if self.truth.never_started.contains(&attempt.job) {
-            return self.violate("13", format!("{attempt} starts, though its job was over before it had started"));
+            return self
+                .violate("13", format!("{attempt} starts, though its job was over before it had started"));
         }
         if let Some(text) = self.live_copy(n, attempt) {
             return self.violate("2", text);
@@ -195,13 +196,19 @@ impl World {
         }
         let user_faults = job.history.iter().filter(|(_, reason)| reason.fault() == Fault::User).count();
         if job.retries_used as usize > user_faults {
-            let text = format!("job {} used {} retries after {user_faults} faults of its own", job.id, job.retries_used);
+            let text = format!(
+                "job {} used {} retries after {user_faults} faults of its own",
+                job.id, job.retries_used
+            );
             return self.violate("16", text);
         }
         if let Some(reason) = job.history.last().map(|(_, reason)| reason) {
             self.coverage.hit("reason", reason_word(reason));
         }
         match &job.phase {
+            JobPhase::Queued { .. } if job.cancelled => {
+                self.violate("13", format!("job {} is cancelled and waits for its start", job.id));
+            }
             JobPhase::Queued { .. } => {}
             JobPhase::Active(gang) => {
                 for node in &gang.nodes {
@@ -251,11 +258,18 @@ impl World {
                 said => truth != Some(said) && ended.cause != EndCause::NotStarted,
             };
             if wrong {
-                let text = format!("{attempt}: {} ({:?}) is on disk, the truth is {truth:?}", ended.exit, ended.cause);
+                let text = format!(
+                    "{attempt}: {} ({:?}) is on disk, the truth is {truth:?}",
+                    ended.exit, ended.cause
+                );
                 return self.violate("N2", text);
             }
             let unknown = ended.exit == Exit::Unknown && ended.cause == EndCause::Lost;
-            if unknown && truth.is_some() && !self.truth.unseen.contains(&attempt) && !ended.message.contains("lease") {
+            if unknown
+                && truth.is_some()
+                && !self.truth.unseen.contains(&attempt)
+                && !ended.message.contains("lease")
+            {
                 let text = format!("{attempt} is lost ({}), though somebody saw it end", ended.message);
                 return self.violate("10", text);
             }
@@ -269,7 +283,8 @@ impl World {
             let server = task.role == trainyard_core::plan::task::Role::ParameterServer;
             if !server && self.truth.ended.get(&attempt) != Some(&Exit::Code(0)) {
                 let truth = self.truth.ended.get(&attempt);
-                return self.violate("N2", format!("job {} succeeded, but {attempt} ended with {truth:?}", job.id));
+                return self
+                    .violate("N2", format!("job {} succeeded, but {attempt} ended with {truth:?}", job.id));
             }
         }
     }
@@ -285,7 +300,8 @@ impl World {
                 }
                 let stored = self.stored_job(*id);
                 if stored.is_none_or(|job| job.spec != **spec || job.key.folded() != folded) {
-                    return self.violate("4", format!("{folded} was accepted as job {id}, which is not on disk"));
+                    return self
+                        .violate("4", format!("{folded} was accepted as job {id}, which is not on disk"));
                 }
                 if let Some(before) = self.truth.acked.insert(folded.clone(), *id)
                     && before != *id

@@ -31,9 +31,9 @@ impl Coverage {
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let faults = crate::fault::Kind::ALL.iter().map(|(kind, _)| format!("fault: {}", kind.name()));
-        let expected = EXPECTED.iter().flat_map(|(group, things)| {
-            things.iter().map(move |thing| format!("{group}: {thing}"))
-        });
+        let expected = EXPECTED
+            .iter()
+            .flat_map(|(group, things)| things.iter().map(move |thing| format!("{group}: {thing}")));
         faults.chain(expected).filter(|name| !self.counts.contains_key(name)).collect()
     }
 }
@@ -54,24 +54,49 @@ const EXPECTED: &[(&str, &[&str])] = &[
     (
         "reason",
         &[
-            "Succeeded", "TaskFailed", "TaskNotStarted", "PreparationFailed", "SetupFailed", "PortsTaken", "NodeLost",
-            "Terminated", "WallClockExceeded",
+            "Succeeded",
+            "TaskFailed",
+            "TaskNotStarted",
+            "PreparationFailed",
+            "SetupFailed",
+            "PortsTaken",
+            "NodeLost",
+            "Terminated",
+            "WallClockExceeded",
         ],
     ),
     (
         "node of a gang",
         &[
-            "preparing > prepared", "prepared > started", "preparing > started", "started > ended", "preparing > ended",
-            "prepared > ended", "started > lost", "lost > ended",
+            "preparing > prepared",
+            "prepared > started",
+            "preparing > started",
+            "started > ended",
+            "preparing > ended",
+            "prepared > ended",
+            "started > lost",
+            "lost > ended",
         ],
     ),
     (
         "gang on its node",
         &[
-            "none > setting up", "setting up > preparation", "setting up > prepared", "setting up > running",
-            "setting up > closing", "preparation > prepared", "preparation > running", "preparation > closing",
-            "prepared > running", "prepared > closing", "running > closing", "closing > ended", "ended > none",
-            "awaiting > setting up", "awaiting > closing", "preparation > awaiting",
+            "none > setting up",
+            "setting up > preparation",
+            "setting up > prepared",
+            "setting up > running",
+            "setting up > closing",
+            "preparation > prepared",
+            "preparation > running",
+            "preparation > closing",
+            "prepared > running",
+            "prepared > closing",
+            "running > closing",
+            "closing > ended",
+            "ended > none",
+            "awaiting > setting up",
+            "awaiting > closing",
+            "preparation > awaiting",
         ],
     ),
     ("end", &["itself", "stopped", "fenced", "oom", "notStarted", "lost", "unkillable"]),

@@ -57,14 +57,19 @@ fn main() -> anyhow::Result<ExitCode> {
 fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<ExitCode> {
     let plan = match &arguments.plan {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             Some(serde_json::from_str(&text).with_context(|| format!("{} is no plan", path.display()))?)
         }
         None => None,
     };
     let plan = plan.unwrap_or_else(|| fault::plan(seed, arguments.faults));
-    let options =
-        Options { seed, faults: arguments.faults, plan: Some(plan), trace: arguments.trace && !arguments.shrink };
+    let options = Options {
+        seed,
+        faults: arguments.faults,
+        plan: Some(plan),
+        trace: arguments.trace && !arguments.shrink,
+    };
     let mut outcome = run(&options);
     if arguments.shrink {
         outcome = shrink::shrink(&options, outcome, |left| eprintln!("{left} faults are enough"));
@@ -120,7 +125,10 @@ fn all(arguments: &Arguments) -> ExitCode {
         summary.violations.len()
     );
     for (seed, violation) in summary.violations.iter().take(20) {
-        println!("seed {seed}: invariant {} at {} ms: {}", violation.invariant, violation.at_ms, violation.text);
+        println!(
+            "seed {seed}: invariant {} at {} ms: {}",
+            violation.invariant, violation.at_ms, violation.text
+        );
         println!("  again: trainyard-sim --seed {seed} --faults {} --shrink --trace", arguments.faults);
     }
     let missing = summary.coverage.missing();

@@ -62,7 +62,13 @@ pub enum Until {
 }
 
 /// Runs seeds from `first` on; stops early at the first violation if `stop` says so. A panic is a violation.
-pub fn many(first: u64, until: Until, faults: usize, stop: bool, progress: impl Fn(&Summary) + Sync) -> Summary {
+pub fn many(
+    first: u64,
+    until: Until,
+    faults: usize,
+    stop: bool,
+    progress: impl Fn(&Summary) + Sync,
+) -> Summary {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
     let sum = Mutex::new(Summary::default());

@@ -9,7 +9,8 @@ pub fn shrink(options: &Options, first: Outcome, mut progress: impl FnMut(usize)
     let Some(violation) = first.violation.clone() else { return first };
     let mut best = first;
     // The run ends at the violation: what comes after it has not happened.
-    let mut plan: Vec<Fault> = best.plan.iter().filter(|fault| fault.at_ms <= violation.at_ms).copied().collect();
+    let mut plan: Vec<Fault> =
+        best.plan.iter().filter(|fault| fault.at_ms <= violation.at_ms).copied().collect();
     if let Some(same) = attempt(options, &plan, violation.invariant) {
         best = same;
     } else {

@@ -60,8 +60,7 @@ pub fn of(seed: u64, window_ms: u64) -> (Shape, Vec<Request>) {
         let at_ms = rng.u64(..window_ms.max(2));
         let key = key(n);
         let spec = spec(&mut rng, &shape);
-        let mut add =
-            |at_ms, what| requests.push(Request { at_ms, key: key.clone(), what });
+        let mut add = |at_ms, what| requests.push(Request { at_ms, key: key.clone(), what });
         add(at_ms, What::Submit(Box::new(spec.clone())));
         if rng.u8(..4) == 0 {
             add(at_ms + rng.u64(1..60_000), What::Submit(Box::new(spec.clone())));
@@ -106,7 +105,8 @@ fn spec(rng: &mut Rng, shape: &Shape) -> JobSpec {
         0 => spec["tensorFlowSettings"] = json!({ "pythonScriptFilePath": "/train.py" }),
         1 => {
             let processes = if shape.gpus > 0 { nodes } else { nodes * rng.u8(1..=2) };
-            spec["pyTorchSettings"] = json!({ "pythonScriptFilePath": "/train.py", "processCount": processes });
+            spec["pyTorchSettings"] =
+                json!({ "pythonScriptFilePath": "/train.py", "processCount": processes });
         }
         _ => spec["customToolkitSettings"] = json!({ "commandLine": "true" }),
     }

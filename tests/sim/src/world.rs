@@ -31,6 +31,9 @@ const SETTLE_MS: u64 = 12 * 3_600_000;
 /// After the last fault every agent must be connected again within this time, ms.
 const RECONNECT_MS: u64 = 60_000;
 
+/// More events at one moment are a loop that never waits.
+const AT_ONCE_MAX: u32 = 100_000;
+
 /// What will happen.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
@@ -92,7 +95,8 @@ impl World {
     pub fn new(options: &Options, plan: &[Fault]) -> World {
         let faults_end = plan.last().map_or(60_000, |fault| fault.at_ms) + 1_000;
         let (shape, requests) = workload::of(options.seed, faults_end);
-        let nodes = (0..usize::from(shape.nodes)).map(|n| agent::Node::new(n, &shape, options.seed)).collect();
+        let nodes =
+            (0..usize::from(shape.nodes)).map(|n| agent::Node::new(n, &shape, options.seed)).collect();
         let mut world = World {
             now: 0,
             next: 0,
@@ -129,9 +133,14 @@ impl World {
     #[must_use]
     pub fn run(mut self, plan: Vec<Fault>) -> Outcome {
         let end = self.faults.end + SETTLE_MS;
-        let mut looked = 0;
+        let (mut looked, mut at_once) = (0, 0);
         while self.truth.violation.is_none() {
             let Some(Reverse(Entry(at, _, what))) = self.queue.pop() else { break };
+            at_once = if at > self.now { 0 } else { at_once + 1 };
+            if at_once > AT_ONCE_MAX {
+                self.violate("15", format!("{AT_ONCE_MAX} events at one moment, and no end: {what:?}"));
+                break;
+            }
             self.now = self.now.max(at);
             self.events += 1;
             self.happen(&plan, what);
@@ -173,7 +182,10 @@ impl World {
                 let away: Vec<usize> =
                     (0..self.nodes.len()).filter(|node| !self.is_connected(*node)).collect();
                 if !away.is_empty() {
-                    self.violate("18", format!("nodes {away:?} are not connected a minute after the last fault"));
+                    self.violate(
+                        "18",
+                        format!("nodes {away:?} are not connected a minute after the last fault"),
+                    );
                 }
             }
         }
@@ -271,7 +283,9 @@ impl World {
 
     /// Whether the database knows that nothing of the gang runs on this node any more.
     pub(crate) fn is_over_on(&self, gang: GangId, n: usize) -> bool {
-        let Some(JobPhase::Active(active)) = self.stored_job(gang.job).map(|job| &job.phase) else { return true };
+        let Some(JobPhase::Active(active)) = self.stored_job(gang.job).map(|job| &job.phase) else {
+            return true;
+        };
         active.nodes.iter().all(|node| node.node != self.nodes[n].id || node.phase.is_over())
     }
 

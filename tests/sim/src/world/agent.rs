@@ -35,14 +35,26 @@ pub(crate) enum Happens {
     Core(Box<Event>),
     Connect,
     /// The connection was not answered.
-    NotWelcomed { session: u64 },
-    Beat { session: u64 },
+    NotWelcomed {
+        session: u64,
+    },
+    Beat {
+        session: u64,
+    },
     /// Look after an attempt whose shim should have done something.
-    Overdue { attempt: trainyard_core::id::AttemptId },
+    Overdue {
+        attempt: trainyard_core::id::AttemptId,
+    },
     /// The connection to a shim is gone.
-    ShimGone { attempt: trainyard_core::id::AttemptId },
-    Adopt { attempt: trainyard_core::id::AttemptId },
-    OrphanWake { attempt: trainyard_core::id::AttemptId },
+    ShimGone {
+        attempt: trainyard_core::id::AttemptId,
+    },
+    Adopt {
+        attempt: trainyard_core::id::AttemptId,
+    },
+    OrphanWake {
+        attempt: trainyard_core::id::AttemptId,
+    },
 }
 
 #[derive(Debug)]
@@ -72,6 +84,9 @@ pub(crate) struct Journal {
 impl Journal {
     /// As agent/src/journal/disk.rs: appended, and synced if one of the records asks for it.
     fn append(&mut self, records: &[Record]) {
+        if trainyard_core::mutant!("journal-not-written") {
+            return;
+        }
         self.records.extend_from_slice(records);
         if records.iter().any(Record::must_sync) {
             self.synced = self.records.len();
@@ -342,7 +357,8 @@ impl World {
     }
 
     fn die_at_commit(&mut self, n: usize, amid: bool) {
-        let Some((records, acts)) = self.nodes[n].agent.as_mut().and_then(|agent| agent.committing.take()) else {
+        let Some((records, acts)) = self.nodes[n].agent.as_mut().and_then(|agent| agent.committing.take())
+        else {
             return;
         };
         if amid {
@@ -354,14 +370,18 @@ impl World {
         } else {
             // The write itself is cut: a whole number of lines, since a torn one is cut off at the next start.
             let whole = self.draw(0..records.len() as u64 + 1);
-            self.nodes[n].journal.records.extend(records.into_iter().take(usize::try_from(whole).unwrap_or(0)));
+            self.nodes[n]
+                .journal
+                .records
+                .extend(records.into_iter().take(usize::try_from(whole).unwrap_or(0)));
         }
         let down_ms = self.draw(1..2_000);
         self.kill_agent(n, down_ms);
     }
 
     fn agent_committed(&mut self, n: usize) {
-        let Some((records, acts)) = self.nodes[n].agent.as_mut().and_then(|agent| agent.committing.take()) else {
+        let Some((records, acts)) = self.nodes[n].agent.as_mut().and_then(|agent| agent.committing.take())
+        else {
             return;
         };
         self.nodes[n].journal.append(&records);
@@ -534,7 +554,8 @@ impl World {
         if node.past_commands.is_empty() || node.stands_still() {
             return false;
         }
-        let (generation, epoch, command) = node.past_commands[pick as usize % node.past_commands.len()].clone();
+        let (generation, epoch, command) =
+            node.past_commands[pick as usize % node.past_commands.len()].clone();
         self.tell_agent(n, Message::Commanded { session, generation, epoch, command });
         true
     }

@@ -34,7 +34,8 @@ impl Clock {
     /// The simulated time at which the boot clock shows this at the earliest.
     pub(crate) fn when(&self, boot_ms: u64) -> u64 {
         let since = boot_ms.saturating_sub(1_000);
-        let mut at = self.booted + since.saturating_add_signed(-((since as i64).saturating_mul(self.rate) / 100_000));
+        let mut at =
+            self.booted + since.saturating_add_signed(-((since as i64).saturating_mul(self.rate) / 100_000));
         while self.boot_ms(at) < boot_ms {
             at += 1;
         }

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::{Stored, recover};
 use trainyard_core::coordinator::state::{Job, JobPhase};
-use trainyard_core::coordinator::{Answer, Config, Effect, Event, JobKey, NewJob, Now, Record, ReplyTo, State, step};
+use trainyard_core::coordinator::{
+    Answer, Config, Effect, Event, JobKey, NewJob, Now, Record, ReplyTo, State, step,
+};
 use trainyard_core::id::{Epoch, GangId, Generation, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 use trainyard_core::session::{Hello, NodeFacts, Report};
@@ -170,9 +172,10 @@ impl Coordinator {
 
     /// Whether the database knows this gang as live.
     pub(crate) fn is_live(&self, gang: GangId) -> bool {
-        self.store.jobs.get(&gang.job).is_some_and(
-            |job| matches!(&job.phase, JobPhase::Active(active) if active.id == gang),
-        )
+        self.store
+            .jobs
+            .get(&gang.job)
+            .is_some_and(|job| matches!(&job.phase, JobPhase::Active(active) if active.id == gang))
     }
 
     /// Nodes of the stored plan of a gang.
@@ -199,7 +202,12 @@ impl Coordinator {
                 .filter(|(gang, _)| live(gang))
                 .map(|(gang, nodes)| (*gang, without_secrets(nodes)))
                 .collect(),
-            nodes: self.store.nodes.iter().map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone())).collect(),
+            nodes: self
+                .store
+                .nodes
+                .iter()
+                .map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone()))
+                .collect(),
             next_job: JobId(self.store.next_job),
             jobs,
         }
@@ -209,7 +217,8 @@ impl Coordinator {
 fn without_secrets(nodes: &[NodePlan]) -> Vec<NodePlan> {
     let mut nodes = nodes.to_vec();
     for node in &mut nodes {
-        for command in node.preparation.iter_mut().chain(node.tasks.iter_mut().map(|task| &mut task.command)) {
+        for command in node.preparation.iter_mut().chain(node.tasks.iter_mut().map(|task| &mut task.command))
+        {
             command.secret_env.clear();
         }
     }
@@ -317,7 +326,8 @@ impl World {
         let Some(process) = &mut self.coordinator.process else { return };
         if process.waits_for_space {
             // As driver.rs: everybody is refused until there is space; agents repeat what they said.
-            let (Message::Submit(asker, _) | Message::Cancel(asker, _) | Message::Delete(asker, _)) = message else {
+            let (Message::Submit(asker, _) | Message::Cancel(asker, _) | Message::Delete(asker, _)) = message
+            else {
                 return;
             };
             self.answer_full(&asker);
@@ -347,6 +357,11 @@ impl World {
             return self.violate("state", first);
         }
         let start = self.coordinator.start;
+        if trainyard_core::mutant!("effects-before-commit") {
+            let effects = std::mem::take(&mut batch.effects);
+            effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+        let Some(process) = &mut self.coordinator.process else { return };
         if batch.changes.is_empty() {
             process.committing = Some(batch);
             return self.committed();
@@ -369,7 +384,8 @@ impl World {
 
     /// The transaction is on disk.
     fn write(&mut self) {
-        let Some(batch) = self.coordinator.process.as_mut().and_then(|process| process.committing.as_mut()) else {
+        let Some(batch) = self.coordinator.process.as_mut().and_then(|process| process.committing.as_mut())
+        else {
             return;
         };
         let changes = std::mem::take(&mut batch.changes);
@@ -407,7 +423,8 @@ impl World {
             let text = format!("job {} is over and still in memory", first.id);
             return self.violate("15", text);
         }
-        let deadline = process.state.next_deadline().map(|tick| self.coordinator.clock.when(tick.0.max(now.0)));
+        let deadline =
+            process.state.next_deadline().map(|tick| self.coordinator.clock.when(tick.0.max(now.0)));
         if let Some(at) = deadline.filter(|at| process.wake.is_none_or(|wake| *at < wake)) {
             process.wake = Some(at);
             self.at(at, What::Coordinator(Happens::Wake { start }));
@@ -421,7 +438,8 @@ impl World {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Reply(ReplyTo(reply), answer) => {
-                let asker = self.coordinator.process.as_mut().and_then(|process| process.askers.remove(&reply));
+                let asker =
+                    self.coordinator.process.as_mut().and_then(|process| process.askers.remove(&reply));
                 match asker {
                     Some(Asker::Client(request)) => self.answer_client(request, Some(answer)),
                     Some(Asker::Session(connection, n)) => self.answer_join(connection, n, answer),
@@ -431,8 +449,11 @@ impl World {
             Effect::Send { node, epoch, command } => {
                 let Some(process) = &self.coordinator.process else { return };
                 let generation = process.state.generation;
-                let connection =
-                    process.sessions.get(&node).filter(|(open, _)| *open == epoch).map(|(_, connection)| *connection);
+                let connection = process
+                    .sessions
+                    .get(&node)
+                    .filter(|(open, _)| *open == epoch)
+                    .map(|(_, connection)| *connection);
                 if let Some(connection) = connection {
                     self.check_send(&node, &command);
                     self.send_down(connection, Down::Command { generation, epoch, command });
@@ -451,7 +472,8 @@ impl World {
         };
         let start = self.coordinator.start;
         let node = self.nodes[n].id.clone();
-        let Some(open) = self.net.connections.get_mut(&connection).filter(|open| open.open_at_coordinator) else {
+        let Some(open) = self.net.connections.get_mut(&connection).filter(|open| open.open_at_coordinator)
+        else {
             let left = Event::NodeLeft { node, epoch: welcome.epoch };
             return self.tell_coordinator(Message::Event(Box::new(left)));
         };
@@ -467,7 +489,9 @@ impl World {
 
     fn look_at_session(&mut self, connection: u64) {
         let start = self.coordinator.start;
-        let Some(open) = self.net.connections.get(&connection).filter(|c| c.open_at_coordinator) else { return };
+        let Some(open) = self.net.connections.get(&connection).filter(|c| c.open_at_coordinator) else {
+            return;
+        };
         let due = open.heard + SILENCE_MS;
         if due <= self.now {
             self.coverage.hit("session", "coordinator saw silence");
@@ -546,7 +570,12 @@ impl World {
             return self.after(FULL_RETRY_MS, What::Coordinator(Happens::LookForSpace { start }));
         }
         let generation = Generation(self.coordinator.store.generation);
-        let state = recover(self.coordinator.config.clone(), generation, self.coordinator.load(), self.coordinator_now());
+        let state = recover(
+            self.coordinator.config.clone(),
+            generation,
+            self.coordinator.load(),
+            self.coordinator_now(),
+        );
         let Some(process) = &mut self.coordinator.process else { return };
         process.state = state;
         process.waits_for_space = false;

@@ -185,9 +185,11 @@ impl World {
     /// Whether an attempt lives whose shim is dead or stands still.
     fn has_orphans(&self, n: usize) -> bool {
         let processes = &self.nodes[n].processes;
-        processes.tasks.iter().filter(|(_, task)| task.lives()).any(|(attempt, _)| {
-            processes.shims.get(attempt).is_none_or(|shim| shim.stopped_until > 0)
-        })
+        processes
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.lives())
+            .any(|(attempt, _)| processes.shims.get(attempt).is_none_or(|shim| shim.stopped_until > 0))
     }
 
     fn on_a_shim(&mut self, n: usize, kind: Kind, for_ms: u64, pick: u32) -> bool {
@@ -274,10 +276,14 @@ impl World {
 
     pub(crate) fn heal(&mut self, heal: Heal) {
         match heal {
-            Heal::Coordinator if self.coordinator.stopped_until > 0 && self.coordinator.stopped_until <= self.now => {
+            Heal::Coordinator
+                if self.coordinator.stopped_until > 0 && self.coordinator.stopped_until <= self.now =>
+            {
                 self.continue_coordinator();
             }
-            Heal::Agent(n) if self.nodes[n].agent_stopped_until > 0 && self.nodes[n].agent_stopped_until <= self.now => {
+            Heal::Agent(n)
+                if self.nodes[n].agent_stopped_until > 0 && self.nodes[n].agent_stopped_until <= self.now =>
+            {
                 self.nodes[n].agent_stopped_until = 0;
                 self.go_on(n);
             }

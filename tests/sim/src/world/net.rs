@@ -118,7 +118,8 @@ impl World {
             let Some(connection) = self.net.connections.get_mut(&id) else { return };
             if up {
                 let is_open = connection.open_at_coordinator && connection.start == self.coordinator.start;
-                if self.coordinator.is_stopped() || connection.up.front().is_none_or(|(at, _)| *at > self.now) {
+                if self.coordinator.is_stopped() || connection.up.front().is_none_or(|(at, _)| *at > self.now)
+                {
                     return;
                 }
                 let Some((_, message)) = connection.up.pop_front() else { return };
@@ -128,7 +129,8 @@ impl World {
                 }
             } else {
                 let is_open = connection.open_at_agent && connection.life == self.nodes[node].life;
-                if self.nodes[node].stands_still() || connection.down.front().is_none_or(|(at, _)| *at > self.now)
+                if self.nodes[node].stands_still()
+                    || connection.down.front().is_none_or(|(at, _)| *at > self.now)
                 {
                     return;
                 }
@@ -157,7 +159,9 @@ impl World {
     }
 
     pub(crate) fn close_at_agent(&mut self, id: u64) {
-        if let Some(connection) = self.net.connections.get_mut(&id).filter(|connection| connection.open_at_agent) {
+        if let Some(connection) =
+            self.net.connections.get_mut(&id).filter(|connection| connection.open_at_agent)
+        {
             connection.open_at_agent = false;
             self.send_up(id, Up::Closed);
         }
@@ -173,8 +177,7 @@ impl World {
     }
 
     fn forget_if_closed(&mut self, id: u64) {
-        let gone =
-            self.net.connections.get(&id).is_some_and(|c| !c.open_at_agent && !c.open_at_coordinator);
+        let gone = self.net.connections.get(&id).is_some_and(|c| !c.open_at_agent && !c.open_at_coordinator);
         if gone {
             self.net.connections.remove(&id);
         }

@@ -16,6 +16,7 @@ use trainyard_core::unit::{Exit, GpuUuid, WallMs};
 
 use super::agent::Happens as AgentHappens;
 use super::{ByAttempt, What, World};
+use crate::workload::CANARY;
 
 /// As live.rs: a shim that should have ended its attempt is killed after so long, ms.
 const OVERDUE_MS: u64 = 20_000;
@@ -24,13 +25,22 @@ const OVERDUE_MS: u64 = 20_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Happens {
     /// The shim starts the program.
-    Start { life: u64, fence: Option<u64> },
+    Start {
+        life: u64,
+        fence: Option<u64>,
+    },
     Wake,
     Term,
     Kill,
     /// The program ends by itself.
-    Ends { exit: Exit, oom: bool },
-    Order { stop: Option<u64>, renew: Option<u64> },
+    Ends {
+        exit: Exit,
+        oom: bool,
+    },
+    Order {
+        stop: Option<u64>,
+        renew: Option<u64>,
+    },
 }
 
 /// An attempt's folder.
@@ -80,7 +90,8 @@ pub(crate) struct Processes {
 
 impl Processes {
     pub(crate) fn left(&self) -> Vec<String> {
-        let tasks = self.tasks.iter().filter(|(_, task)| task.lives()).map(|(id, _)| format!("{id} still lives"));
+        let tasks =
+            self.tasks.iter().filter(|(_, task)| task.lives()).map(|(id, _)| format!("{id} still lives"));
         let shims = self.shims.keys().map(|id| format!("the shim of {id} is left"));
         let dirs = self.dirs.keys().map(|id| format!("the folder of {id} is left"));
         tasks.chain(shims).chain(dirs).collect()
@@ -99,6 +110,9 @@ pub(crate) struct Watch {
 
 impl World {
     pub(crate) fn launch(&mut self, n: usize, attempt: AttemptId, command: Command, fence: Option<u64>) {
+        if self.nodes[n].processes.tasks.contains_key(&attempt) {
+            return self.violate("1", format!("{attempt} is launched a second time"));
+        }
         let node = &mut self.nodes[n];
         if node.next_launch_fails || node.processes.dirs.contains_key(&attempt) {
             node.next_launch_fails = false;
@@ -107,7 +121,10 @@ impl World {
             self.agent_later(n, 2, AgentHappens::Core(Box::new(Event::Ended(Box::new(ended)))));
             return;
         }
-        drop(command);
+        let secret = command.secret_env.get("KEY").is_some_and(|secret| secret.expose() == CANARY);
+        if !secret {
+            return self.violate("secrets", format!("{attempt} is started without its secret"));
+        }
         let life = node.life;
         let role = node.agent.as_ref().and_then(|agent| {
             let plan = &agent.state.gangs().get(&attempt.gang_id())?.plan;
@@ -136,7 +153,9 @@ impl World {
         match happens {
             Happens::Start { life, fence } => self.start_task(n, attempt, life, fence),
             Happens::Wake => self.step_shim(n, attempt, ShimEvent::Woke),
-            Happens::Order { stop: Some(grace_ms), .. } => self.step_shim(n, attempt, ShimEvent::Stop { grace_ms }),
+            Happens::Order { stop: Some(grace_ms), .. } => {
+                self.step_shim(n, attempt, ShimEvent::Stop { grace_ms })
+            }
             Happens::Order { renew, .. } => self.step_shim(n, attempt, ShimEvent::Renew(renew.map(BootMs))),
             Happens::Term => self.terminate(n, attempt),
             Happens::Kill => self.kill_task(n, attempt),
@@ -267,7 +286,9 @@ impl World {
     fn tell_unkillable(&mut self, n: usize, attempt: AttemptId) {
         let at = self.nodes[n].clock.wall(self.now);
         let Some(agent) = &mut self.nodes[n].agent else { return };
-        let Some(watch) = agent.watched.get_mut(&attempt).filter(|watch| !watch.unkillable_told) else { return };
+        let Some(watch) = agent.watched.get_mut(&attempt).filter(|watch| !watch.unkillable_told) else {
+            return;
+        };
         watch.unkillable_told = true;
         let ended = TaskEnded { cause: EndCause::Unkillable, ..not_started(attempt, Exit::Unknown, at) };
         self.agent_later(n, 1, AgentHappens::Core(Box::new(Event::Ended(Box::new(ended)))));
@@ -336,7 +357,9 @@ impl World {
         let node = &mut self.nodes[n];
         let (now, at) = (BootMs(node.clock.boot_ms(self.now)), node.clock.wall(self.now));
         let leftovers = node.processes.tasks.get(&attempt).map_or(0, |task| task.children);
-        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else { return };
+        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else {
+            return;
+        };
         if watch.orphan && leftovers > 0 {
             let ended = ShimEvent::MainEnded { exit: Exit::Unknown, at, oom_kills: 0, leftovers };
             let effects = watch.shadow.step(now, ended);
@@ -349,7 +372,8 @@ impl World {
         self.sweep(n, attempt);
         let node = &mut self.nodes[n];
         let lives = node.processes.tasks.get(&attempt).is_some_and(Task::lives);
-        let orphaned = node.agent.as_ref().and_then(|agent| agent.watched.get(&attempt)).is_some_and(|w| w.orphan);
+        let orphaned =
+            node.agent.as_ref().and_then(|agent| agent.watched.get(&attempt)).is_some_and(|w| w.orphan);
         if orphaned && !lives {
             self.agent_later(n, 1, AgentHappens::OrphanWake { attempt });
         }
@@ -420,7 +444,9 @@ impl World {
         let stuck = self.nodes[n].processes.shims.get(&attempt).is_some_and(|shim| shim.stopped_until > 0);
         if stuck {
             self.kill_shim(n, attempt);
-        } else if let Some(watch) = self.nodes[n].agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) {
+        } else if let Some(watch) =
+            self.nodes[n].agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt))
+        {
             watch.overdue = false;
         }
     }
@@ -444,11 +470,13 @@ impl World {
 
     fn begin_orphan(&mut self, n: usize, attempt: AttemptId) {
         let now = BootMs(self.nodes[n].clock.boot_ms(self.now));
-        let Some(watch) = self.nodes[n].agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else {
+        let Some(watch) = self.nodes[n].agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt))
+        else {
             return;
         };
         if let Some(record) = watch.record.clone() {
-            let ended = ShimEvent::MainEnded { exit: record.exit, at: record.ended, oom_kills: 0, leftovers: 1 };
+            let ended =
+                ShimEvent::MainEnded { exit: record.exit, at: record.ended, oom_kills: 0, leftovers: 1 };
             let effects = watch.shadow.step(now, ended);
             self.orphan_effects(n, attempt, effects);
         } else if self.nodes[n].processes.tasks.get(&attempt).is_some_and(|task| !task.main) {
@@ -462,7 +490,9 @@ impl World {
         let node = &mut self.nodes[n];
         let now = BootMs(node.clock.boot_ms(self.now));
         let lives = node.processes.tasks.get(&attempt).is_some_and(Task::lives);
-        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else { return };
+        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else {
+            return;
+        };
         if watch.orphan && !lives {
             return self.orphan_ends(n, attempt);
         }
@@ -493,7 +523,9 @@ impl World {
     fn orphan_ends(&mut self, n: usize, attempt: AttemptId) {
         let node = &mut self.nodes[n];
         let (now, at) = (BootMs(node.clock.boot_ms(self.now)), node.clock.wall(self.now));
-        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else { return };
+        let Some(watch) = node.agent.as_mut().and_then(|agent| agent.watched.get_mut(&attempt)) else {
+            return;
+        };
         let record = watch.record.take().unwrap_or_else(|| {
             let mut record = lost(attempt, at);
             let ended = ShimEvent::MainEnded { exit: Exit::Unknown, at, oom_kills: 0, leftovers: 0 };
@@ -604,7 +636,9 @@ impl World {
         for attempt in attempts {
             let lost = self.draw(0..2) == 0;
             let processes = &mut self.nodes[n].processes;
-            if processes.tasks.get(&attempt).is_some_and(Task::lives) {
+            if processes.shims.contains_key(&attempt)
+                || processes.tasks.get(&attempt).is_some_and(Task::lives)
+            {
                 self.truth.shim_killed(attempt);
             }
             if lost {
