@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
 use trainyard_agent::config::AgentConfig;
 use trainyard_agent::gpu::{self, GpuHandle, nvml};
-use trainyard_coordinator::Config;
+use trainyard_coordinator::{Config, Retention};
 use trainyard_core::coordinator as core;
 use trainyard_core::text::Secret;
 
@@ -37,6 +37,8 @@ pub(crate) struct YardConfig {
     pub(crate) token: Secret,
     /// How many local nodes.
     pub(crate) nodes: u32,
+    /// Begin anew where the coordinator's database is lost.
+    pub(crate) init: bool,
     /// With a lease, tasks are fenced that long after the loss of this process; without, they are kept.
     pub(crate) lease: Option<Duration>,
 }
@@ -152,6 +154,8 @@ fn coordinator_config(config: &YardConfig) -> Config {
         token: config.token.clone(),
         insecure_listen: config.insecure_listen,
         core,
+        retention: Retention::default(),
+        init: config.init,
         commit: COMMIT.to_owned(),
     }
 }

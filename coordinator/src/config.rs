@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use trainyard_core::coordinator as core;
 use trainyard_core::text::Secret;
 
+use crate::store::JOURNAL_KEEP_ENTRIES;
+
 /// Shortest and longest lease.
 const LEASE_S: (u64, u64) = (10, 24 * 60 * 60);
+/// A hundred years.
+const RETAIN_DAYS_MAX: u64 = 36_525;
 /// The shortest token that is taken, characters: `up` draws 43.
 const TOKEN_CHARACTERS: usize = 16;
 
@@ -25,8 +29,29 @@ pub struct Config {
     pub insecure_listen: bool,
     /// Of the pure core. An empty `boot_id` is read from the kernel.
     pub core: core::Config,
+    /// How long jobs that have ended, and the event log, are kept.
+    pub retention: Retention,
+    /// Begin anew where the database is lost.
+    pub init: bool,
     /// Commit of the build, for `/api/v1/version`.
     pub commit: String,
+}
+
+/// What is kept of jobs that have ended, with their logs, and of the event log. Open jobs always stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Days after their end; 0: for ever. Default 90.
+    pub days: u64,
+    /// The newest so many jobs; 0: any number. Default 0.
+    pub jobs: u64,
+    /// The newest so many entries of the event log; 0: any number. Default 1,000,000.
+    pub events: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { days: 90, jobs: 0, events: JOURNAL_KEEP_ENTRIES }
+    }
 }
 
 /// A setting that cannot work.
@@ -119,6 +144,11 @@ impl Config {
                 return Err(ConfigError::OutOfRange { key, value, low, high });
             }
         }
+        // Days are counted in milliseconds.
+        let (key, value) = ("retain_days", self.retention.days);
+        if value > RETAIN_DAYS_MAX {
+            return Err(ConfigError::OutOfRange { key, value, low: 0, high: RETAIN_DAYS_MAX });
+        }
         Ok(())
     }
 
@@ -152,11 +182,17 @@ pub struct FileConfig {
     pub keep_local: Option<bool>,
     /// Tries of a job that may end by the infrastructure's fault in a row; default 10.
     pub infrastructure_tries: Option<u32>,
+    /// See [`Retention::days`].
+    pub retain_days: Option<u64>,
+    /// See [`Retention::jobs`].
+    pub retain_jobs: Option<u64>,
+    /// See [`Retention::events`].
+    pub retain_events: Option<u64>,
 }
 
 impl FileConfig {
     /// Every key.
-    pub const KEYS: [&'static str; 10] = [
+    pub const KEYS: [&'static str; 13] = [
         "listen",
         "state_dir",
         "token_file",
@@ -167,6 +203,9 @@ impl FileConfig {
         "stop_grace_s",
         "keep_local",
         "infrastructure_tries",
+        "retain_days",
+        "retain_jobs",
+        "retain_events",
     ];
 
     /// Reads a file.
@@ -229,6 +268,8 @@ mod tests {
             token: Secret::new("0123456789abcdef".to_owned()),
             insecure_listen: false,
             core: core::Config::default(),
+            retention: Retention::default(),
+            init: false,
             commit: String::new(),
         }
     }

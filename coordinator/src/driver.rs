@@ -4,25 +4,29 @@
 //! Queue: bounded; a full one makes callers wait. Nothing leaves before its record is durable.
 
 mod handle;
+mod recovery;
 mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::recover;
+use trainyard_core::coordinator::recovery::Adoption;
 use trainyard_core::coordinator::{self as core, Answer, Effect, Event, JobKey, Record, ReplyTo, State};
 use trainyard_core::id::NodeId;
+use trainyard_core::spec::JobSpec;
 
 use crate::clock::Clock;
 use crate::grpc::{Link, Sessions};
 use crate::logs::LogStore;
-use crate::store::{Change, Entry, Store, StoreError};
+use crate::store::{Change, Entry, Expired, Limits, Store, StoreError};
 
-pub use handle::{Driver, Unavailable};
-pub(crate) use handle::{Message, Question};
+pub use handle::{AdoptError, Driver, Unavailable};
+pub(crate) use handle::{Adopted, Message, Question};
 pub use view::View;
 
 /// Messages of one batch: one commit for all of them.
@@ -52,7 +56,8 @@ pub(crate) fn start(parts: Parts) -> Result<(Driver, oneshot::Receiver<Result<()
     let (journal, _) = broadcast::channel(JOURNAL_BACKLOG);
     let (view, views) = watch::channel(Arc::new(View::default()));
     let (ended, end) = oneshot::channel();
-    let driver = Driver::new(messages, views, journal.clone(), parts.store.generation());
+    let generation = Arc::new(AtomicU64::new(parts.store.generation().0));
+    let driver = Driver::new(messages, views, journal.clone(), generation.clone());
     let mut parts = parts;
     let state = load(&mut parts)?;
     let mut driving = Loop {
@@ -60,6 +65,7 @@ pub(crate) fn start(parts: Parts) -> Result<(Driver, oneshot::Receiver<Result<()
         state,
         journal,
         view,
+        generation,
         waiting: BTreeMap::new(),
         joining: BTreeMap::new(),
         next_reply: 0,
@@ -90,6 +96,7 @@ struct Loop {
     state: State,
     journal: broadcast::Sender<Arc<Entry>>,
     view: watch::Sender<Arc<View>>,
+    generation: Arc<AtomicU64>,
     /// Who waits for an answer of the batch in work.
     waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Unavailable>>>,
     /// Who joins, and the way down to it: opened with the Welcome, before the first command.
@@ -105,6 +112,12 @@ struct Batch {
     /// Writes of resources that the core knows nothing of.
     written: Vec<oneshot::Sender<Result<(), Unavailable>>>,
     pings: Vec<oneshot::Sender<()>>,
+    /// An operator's adoption, and who waits for it.
+    adopted: Option<(Adoption, oneshot::Sender<Adopted>)>,
+    /// What to remove after the commit.
+    expire: Vec<(Limits, oneshot::Sender<Result<Expired, Unavailable>>)>,
+    /// Somebody else has seen that the disk cannot be trusted.
+    broken: Option<StoreError>,
     stop: bool,
 }
 
@@ -116,10 +129,14 @@ impl Loop {
     ) -> Result<(), StoreError> {
         let mut messages = vec![Message::Event(Box::new(Event::Woke))];
         loop {
-            let batch = self.step_all(messages.drain(..))?;
+            let mut batch = self.step_all(messages.drain(..))?;
             let stop = batch.stop;
+            if let Some(error) = batch.broken.take() {
+                self.refuse_all(batch, Unavailable::Stopped);
+                return Err(error);
+            }
             match self.commit(&batch) {
-                Ok(sequence) => self.after_commit(batch, &sequence),
+                Ok(sequence) => self.after_commit(batch, &sequence)?,
                 Err(StoreError::Full) => {
                     self.refuse_all(batch, Unavailable::Full);
                     if !self.wait_for_space(runtime, &mut inbox)? {
@@ -170,6 +187,18 @@ impl Loop {
                     batch.pings.push(pong);
                     continue;
                 }
+                Message::Adopt(without, answer) => {
+                    self.adopt(&without, answer, &mut batch);
+                    continue;
+                }
+                Message::Expire(limits, answer) => {
+                    batch.expire.push((limits, answer));
+                    continue;
+                }
+                Message::Broken(error) => {
+                    batch.broken = Some(error);
+                    continue;
+                }
                 Message::Stop => {
                     batch.stop = true;
                     continue;
@@ -179,23 +208,25 @@ impl Loop {
             batch.changes.extend(step.commit.into_iter().map(Change::Record));
             batch.effects.extend(step.then);
         }
+        batch.changes.extend(self.state.recovery.take_changed().map(Change::Foreign));
         Ok(batch)
     }
 
     fn event(&mut self, question: Question, reply: ReplyTo) -> Result<Event, StoreError> {
         Ok(match question {
             Question::Submit(job) => {
-                let finished = self.finished(&job.key)?;
+                let finished = self.finished(&job.key, Some(&job.spec))?;
                 Event::Submitted { reply, job, finished }
             }
             Question::Cancel(key) => {
-                let finished = self.finished(&key)?;
+                let finished = self.finished(&key, None)?;
                 Event::Cancelled { reply, key, finished }
             }
             Question::Delete(key) => {
-                let finished = self.finished(&key)?;
+                let finished = self.finished(&key, None)?;
                 Event::Deleted { reply, key, finished }
             }
+            Question::StopForeign { gang, gone } => Event::ForeignStopped { reply, gang, gone },
             Question::Join(hello, link) => {
                 self.joining.insert(reply.0, (hello.node.clone(), link));
                 Event::NodeJoined { reply, hello }
@@ -204,9 +235,16 @@ impl Loop {
     }
 
     /// Jobs that are not in the state are looked up in the store, where they are finished.
-    fn finished(&mut self, key: &JobKey) -> Result<Option<FinishedJob>, StoreError> {
+    fn finished(
+        &mut self,
+        key: &JobKey,
+        offered: Option<&JobSpec>,
+    ) -> Result<Option<FinishedJob>, StoreError> {
         let folded = key.folded();
-        if self.state.names.contains_key(&folded) { Ok(None) } else { self.parts.store.finished(&folded) }
+        if self.state.names.contains_key(&folded) {
+            return Ok(None);
+        }
+        self.parts.store.finished(&folded, offered)
     }
 
     /// Heartbeats change nothing that is stored.
@@ -214,7 +252,9 @@ impl Loop {
         if batch.changes.is_empty() { Ok(Vec::new()) } else { self.parts.store.commit(&batch.changes) }
     }
 
-    fn after_commit(&mut self, batch: Batch, sequence: &[u64]) {
+    /// # Errors
+    /// The store fails at what follows a commit.
+    fn after_commit(&mut self, batch: Batch, sequence: &[u64]) -> Result<(), StoreError> {
         let mut sequence = sequence.iter();
         for change in batch.changes {
             if let Change::Record(Record::Journal(entry)) = change
@@ -236,6 +276,32 @@ impl Loop {
             pong.send(()).unwrap_or_default();
         }
         self.state.forget_finished();
+        if let Some((adoption, answer)) = batch.adopted {
+            self.start_anew(adoption, answer)?;
+        }
+        for (limits, answer) in batch.expire {
+            self.expire(&limits, answer)?;
+        }
+        Ok(())
+    }
+
+    /// A small transaction of its own, between two batches: submits never wait for more than that.
+    fn expire(
+        &mut self,
+        limits: &Limits,
+        answer: oneshot::Sender<Result<Expired, Unavailable>>,
+    ) -> Result<(), StoreError> {
+        let expired = match self.parts.store.expire(limits) {
+            Ok(expired) => Ok(expired),
+            Err(StoreError::Full) => Err(Unavailable::Full),
+            Err(error) => return Err(error),
+        };
+        if let Ok(expired) = &expired {
+            self.parts.logs.forget(&expired.jobs);
+        }
+        // The retention may have ended.
+        answer.send(expired).unwrap_or_default();
+        Ok(())
     }
 
     fn publish(&mut self) {
@@ -258,7 +324,7 @@ impl Loop {
                 }
             }
             Effect::Send { node, epoch, command } => self.parts.sessions.send(&node, epoch, command),
-            Effect::DropLogs(job) => self.parts.logs.forget(job),
+            Effect::DropLogs(job) => self.parts.logs.forget(&[job]),
         }
     }
 
@@ -269,6 +335,12 @@ impl Loop {
         }
         for written in batch.written {
             written.send(Err(why)).unwrap_or_default();
+        }
+        if let Some((_, answer)) = batch.adopted {
+            answer.send(Err(AdoptError::Unavailable(why))).unwrap_or_default();
+        }
+        for (_, answer) in batch.expire {
+            answer.send(Err(why)).unwrap_or_default();
         }
     }
 
@@ -291,6 +363,11 @@ impl Loop {
                     Message::Ask(_, answer) => answer.send(Err(Unavailable::Full)).unwrap_or_default(),
                     Message::Write(_, written) => written.send(Err(Unavailable::Full)).unwrap_or_default(),
                     Message::Ping(pong) => pong.send(()).unwrap_or_default(),
+                    Message::Adopt(_, answer) => {
+                        answer.send(Err(AdoptError::Unavailable(Unavailable::Full))).unwrap_or_default();
+                    }
+                    Message::Expire(limits, answer) => self.expire(&limits, answer)?,
+                    Message::Broken(error) => return Err(error),
                     Message::Stop => return Ok(false),
                 }
             }
@@ -307,7 +384,7 @@ impl Loop {
             match self.parts.store.check_space().and_then(|()| self.commit(&batch)) {
                 Ok(sequence) => {
                     tracing::info!("there is space again");
-                    self.after_commit(batch, &sequence);
+                    self.after_commit(batch, &sequence)?;
                     return Ok(true);
                 }
                 Err(StoreError::Full) => {}

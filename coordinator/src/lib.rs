@@ -1,7 +1,8 @@
 //! The shell around `core::coordinator`: store, driver, gRPC for agents and REST for clients on one port.
 //!
 //! Tasks and threads: the driver (a thread, owner of state and store; bounded queue), the accept loop, one
-//! task per connection, one per agent session and log upload, the log sweeper (a thread), the watchdog.
+//! task per connection, one per agent session and log upload, the log sweeper (a thread), the watchdog, the
+//! retention.
 
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod metrics;
 mod notify;
 mod port;
 mod rest;
+mod retention;
 pub mod store;
 
 use std::future::Future;
@@ -24,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-pub use config::{Config, ConfigError, FileConfig};
+pub use config::{Config, ConfigError, FileConfig, Retention};
 
 use clock::{Clock, RealClock};
 use download::Signer;
@@ -85,7 +87,8 @@ pub async fn serve(
 ) -> Result<(), CoordinatorError> {
     config.check()?;
     let folder = config.folder();
-    let store = blocking(move || SqliteStore::open(&folder)).await?;
+    let init = config.init;
+    let store = blocking(move || SqliteStore::open_or_init(&folder, init)).await?;
     serve_on(config, Box::new(store), Arc::new(RealClock::new()), ready, shutdown).await
 }
 
@@ -117,8 +120,8 @@ pub async fn serve_on(
         .local_addr()
         .map_err(|source| CoordinatorError::Listen { address: config.listen, source })?;
 
-    let parts =
-        driver::Parts { config: config.core, store, clock, sessions: sessions.clone(), logs: logs.clone() };
+    let (core, of_retention) = (config.core, clock.clone());
+    let parts = driver::Parts { config: core, store, clock, sessions: sessions.clone(), logs: logs.clone() };
     let (driver, mut driver_end) = driver::start(parts)?;
     let key = reader.clone();
     let signer = Signer::new(&blocking(move || key.link_key()).await?);
@@ -135,6 +138,7 @@ pub async fn serve_on(
     let router = rest::router(app, grpc::routes(agents).await?, Arc::new(config.token));
     let port = port::open(listener, router, CanonicalPath::new());
     let watchdog = notify::started(driver.clone());
+    let retention = retention::start(config.retention, driver.clone(), of_retention);
     tracing::info!(%address, generation = %driver.generation(), "the coordinator is ready");
     // The caller may not want to know.
     ready.send(address).unwrap_or_default();
@@ -148,6 +152,7 @@ pub async fn serve_on(
     };
     notify::stopping();
     watchdog.abort();
+    retention.abort();
     sessions.close_all();
     port.close().await;
     match end {
@@ -156,12 +161,16 @@ pub async fn serve_on(
     }
 }
 
-/// Removes logs that a crash left behind.
+/// Removes logs that a crash left behind. Those that a lost database may know stay.
 fn sweep(logs: Arc<LogStore>, reader: Arc<dyn Read>) {
     tokio::task::spawn_blocking(move || {
         // If the database cannot be read, everything counts as known.
-        let swept = logs.sweep(|job| reader.job_by_id(job).map_or(true, |job| job.is_some()));
-        if let Err(error) = swept {
+        let Ok(numbers) = reader.numbers() else { return };
+        let is_known = |job| {
+            // A job that was given its number since then has it in the database.
+            numbers.may_be_lost(job) || reader.job_by_id(job).map_or(true, |job| job.is_some())
+        };
+        if let Err(error) = logs.sweep(is_known) {
             tracing::warn!(%error, "logs of removed jobs may stay behind");
         }
     });

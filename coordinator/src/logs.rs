@@ -19,9 +19,6 @@ use trainyard_core::id::{GangId, GangNo, JobId};
 pub(crate) use gang::accept_unread;
 pub use gang::{Ack, Chunk, FileState, GangLogs};
 
-/// Gangs of one job that [`LogStore::forget`] looks for: its retries and the infrastructure's, and more.
-const GANGS: u32 = 1_200;
-
 /// All logs.
 pub struct LogStore {
     root: PathBuf,
@@ -37,7 +34,7 @@ impl LogStore {
     /// It cannot be made, or no thread can be started.
     pub fn open(root: &Path) -> std::io::Result<LogStore> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
-        Ok(LogStore { root: root.to_owned(), gangs: Mutex::default(), sweeper: sweep::Sweeper::start()? })
+        Ok(LogStore { root: root.to_owned(), gangs: Mutex::default(), sweeper: sweep::Sweeper::start(root)? })
     }
 
     /// The logs of a gang, whether there are any yet or not.
@@ -55,18 +52,34 @@ impl LogStore {
         Ok(gang)
     }
 
-    /// Removes the logs of a job, in the background.
-    pub fn forget(&self, job: JobId) {
-        let all = |gang| GangId { job, gang: GangNo(gang) };
+    /// Removes the logs of jobs, in the background.
+    pub fn forget(&self, jobs: &[JobId]) {
+        if jobs.is_empty() {
+            return;
+        }
         let gangs = self.gangs.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, gang) in gangs.range(all(0)..=all(u32::MAX)) {
-            if let Some(gang) = gang.upgrade() {
-                gang.forget();
+        for &job in jobs {
+            let all = |gang| GangId { job, gang: GangNo(gang) };
+            for (_, gang) in gangs.range(all(0)..=all(u32::MAX)) {
+                if let Some(gang) = gang.upgrade() {
+                    gang.forget();
+                }
             }
         }
         drop(gangs);
-        let folders = (1..=GANGS).map(|gang| self.root.join(all(gang).to_string()));
-        self.sweeper.remove(folders.collect());
+        self.sweeper.remove(sweep::Task::Jobs(jobs.to_vec()));
+    }
+
+    /// The highest number of a job that has logs; 0: none has.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn highest_job(&self) -> std::io::Result<JobId> {
+        let mut highest = JobId(0);
+        for entry in std::fs::read_dir(&self.root)? {
+            highest = highest.max(job_of(&entry?.file_name()).unwrap_or_default());
+        }
+        Ok(highest)
     }
 
     /// Removes the logs of jobs that are not known: left over where a crash came between the removal of a
@@ -77,14 +90,19 @@ impl LogStore {
     pub fn sweep(&self, mut known: impl FnMut(JobId) -> bool) -> std::io::Result<()> {
         for entry in std::fs::read_dir(&self.root)? {
             let name = entry?.file_name();
-            let job =
-                name.to_str().and_then(|name| name.split_once('.')).and_then(|(job, _)| job.parse().ok());
-            if job.is_some_and(|job| !known(JobId(job))) {
-                self.sweeper.remove(vec![self.root.join(&name)]);
+            if job_of(&name).is_some_and(|job| !known(job)) {
+                self.sweeper.remove(sweep::Task::Folder(self.root.join(&name)));
             }
         }
         Ok(())
     }
+}
+
+/// Whose logs a folder of this name holds.
+fn job_of(folder: &std::ffi::OsStr) -> Option<JobId> {
+    let (job, gang) = folder.to_str()?.split_once('.')?;
+    gang.parse::<u32>().ok()?;
+    job.parse().ok().map(JobId)
 }
 
 /// The name of a log file: what a listing shows, and a file of that name in the gang's folder.

@@ -22,6 +22,7 @@ mod output_files;
 mod page;
 mod path;
 mod range;
+mod recovery;
 mod route;
 mod time;
 mod version;
@@ -50,7 +51,7 @@ use error::ApiError;
 use route::{Route, Templates};
 
 /// Every resource.
-const TABLES: [&[Route]; 12] = [
+const TABLES: [&[Route]; 13] = [
     version::ROUTES,
     workspaces::ROUTES,
     experiments::ROUTES,
@@ -63,6 +64,7 @@ const TABLES: [&[Route]; 12] = [
     files::ROUTES,
     events::ROUTES,
     nodes::ROUTES,
+    recovery::ROUTES,
 ];
 
 /// Reads of the database at one time: more would only wait for the disk.

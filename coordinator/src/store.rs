@@ -3,13 +3,13 @@
 //! One [`Store`] belongs to the driver and is the only writer; any number of readers use [`Read`].
 //! `sqlite` is the real one, `memory` an honest small one for tests, `failing` fails on demand.
 
+mod error;
 mod failing;
 mod memory;
 mod secrets;
 mod sqlite;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,18 +17,27 @@ use trainyard_core::coordinator::Record;
 use trainyard_core::coordinator::effect::JournalEntry;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
+use trainyard_core::coordinator::recovery::{Adoption, Lost};
 use trainyard_core::coordinator::state::Job;
 use trainyard_core::id::{GangId, Generation, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
+use trainyard_core::spec::JobSpec;
 use trainyard_core::text::Name;
 use trainyard_core::unit::WallMs;
 
+pub use error::{OpenError, StoreError};
 pub use failing::{FailingStore, Failure, Switch};
 pub use memory::MemoryStore;
-pub use sqlite::SqliteStore;
+pub use sqlite::{
+    BackedUp, BackupError, RestoreError, Restored, SqliteStore, backup, backup_name, restore,
+};
 
-/// Journal entries that a later retention will keep at least; about 200 bytes each.
+/// Journal entries that are kept unless an operator sets another number; about 200 bytes each.
 pub const JOURNAL_KEEP_ENTRIES: u64 = 1_000_000;
+/// Jobs that one transaction of the retention removes at most: submits wait for no longer than that.
+pub const EXPIRE_JOBS: u32 = 50;
+/// Journal entries that one transaction of the retention removes at most.
+pub const EXPIRE_EVENTS: u64 = 2_000;
 
 /// The one writer.
 pub trait Store: Send {
@@ -41,11 +50,16 @@ pub trait Store: Send {
     /// The store cannot be read.
     fn load(&mut self) -> Result<Stored, StoreError>;
 
-    /// The finished job of this folded name, its secrets restored.
+    /// The finished job of this folded name, and whether its spec is the offered one. Secrets are compared by
+    /// their keyed hash: the values of jobs that have ended are not kept.
     ///
     /// # Errors
     /// The store cannot be read.
-    fn finished(&mut self, folded: &str) -> Result<Option<FinishedJob>, StoreError>;
+    fn finished(
+        &mut self,
+        folded: &str,
+        offered: Option<&JobSpec>,
+    ) -> Result<Option<FinishedJob>, StoreError>;
 
     /// Makes all changes durable in one transaction, or none. Gives the sequence numbers of the journal
     /// entries, in their order.
@@ -53,6 +67,13 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError::Full`] if there is no space: nothing has changed then.
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError>;
+
+    /// Removes what is beyond the limits, a bounded part of it in one transaction; open jobs never. Call it again
+    /// until nothing was removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if there is no space: nothing has changed then.
+    fn expire(&mut self, limits: &Limits) -> Result<Expired, StoreError>;
 
     /// Writes and takes back a little, to see whether a full disk has space again.
     ///
@@ -120,6 +141,12 @@ pub trait Read: Send + Sync {
     /// As above.
     fn experiments(&self, scope: &str, after: &str, limit: u32) -> Result<Vec<Experiment>, StoreError>;
 
+    /// What is known of the numbers of jobs.
+    ///
+    /// # Errors
+    /// As above.
+    fn numbers(&self) -> Result<Numbers, StoreError>;
+
     /// The key that download links are signed with: drawn once per database, 64 hex digits.
     ///
     /// # Errors
@@ -140,6 +167,58 @@ pub enum Change {
     PutExperiment(Experiment),
     /// The experiment of this folded name is gone.
     DeleteExperiment(String),
+    /// An operator has adopted a database that is older than what agents have obeyed. Its jobs and its journal
+    /// entry come as records beside it.
+    Adopt(Box<Adoption>),
+    /// All foreign work that is not known to be over.
+    Foreign(BTreeMap<NodeId, BTreeSet<GangId>>),
+}
+
+/// What is kept; what is beyond is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Jobs that ended before this go.
+    pub ended_before: Option<WallMs>,
+    /// So many jobs that have ended stay, the newest.
+    pub jobs: Option<u64>,
+    /// So many journal entries stay, the newest.
+    pub events: Option<u64>,
+}
+
+/// What one call of [`Store::expire`] has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Jobs.
+    pub jobs: Vec<JobId>,
+    /// Journal entries.
+    pub events: u64,
+}
+
+impl Expired {
+    /// Whether nothing is left to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.events == 0
+    }
+}
+
+/// What is known of the numbers of jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The next job's.
+    pub next_job: JobId,
+    /// Those that recoveries have skipped: a lost database may have given them.
+    pub lost: Vec<Lost<JobId>>,
+    /// The database was restored, and no operator has adopted it yet.
+    pub restored: bool,
+}
+
+impl Numbers {
+    /// Whether a lost database may have given this number: what carries it must not be removed.
+    #[must_use]
+    pub fn may_be_lost(&self, job: JobId) -> bool {
+        self.restored || job >= self.next_job || self.lost.iter().any(|lost| lost.contains(&job))
+    }
 }
 
 /// Which jobs to list.
@@ -257,96 +336,4 @@ pub fn fold(parts: &[&str]) -> String {
 /// The part of a job's folded name before its own.
 pub(crate) fn scope_of(folded: &str) -> &str {
     folded.rsplit_once('/').map_or("", |(scope, _)| scope)
-}
-
-/// The store did not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Nothing was written.
-    #[error("the disk of the database is full")]
-    Full,
-    /// Neither reading nor writing can be trusted any more.
-    #[error("the database does not answer as it should ({what})")]
-    Broken {
-        /// What was tried.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl StoreError {
-    pub(crate) fn broken(
-        what: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> StoreError {
-        StoreError::Broken { what, source: source.into() }
-    }
-}
-
-/// The store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Two coordinators on one database would start every job twice.
-    #[error("another coordinator runs on {0}: stop it first, or give this one another --state-dir")]
-    Locked(PathBuf),
-    /// Written by a later version.
-    #[error(
-        "{path} was written by a later version of Trainyard (schema {found}, this version knows {known}): install that version"
-    )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its schema.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// `PRAGMA quick_check` found damage.
-    #[error("{path} is damaged ({finding}): restore it from a backup, or move it away to start empty")]
-    Damaged {
-        /// The database.
-        path: PathBuf,
-        /// The first finding.
-        finding: String,
-    },
-    /// There are logs of jobs, but no database.
-    #[error(
-        "{path} is missing, though there are logs of jobs beside it: restore it from a backup, or move the logs away to start empty"
-    )]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// Earlier versions can damage a database in WAL mode.
-    #[error("SQLite {0} is linked: at least 3.51.3 is needed, earlier ones can damage the database")]
-    OldSqlite(String),
-    /// A file or folder.
-    #[error("{path} cannot be opened")]
-    Io {
-        /// It.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// SQLite refuses.
-    #[error("{path} cannot be opened as a database")]
-    Sqlite {
-        /// The database.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// The schema cannot be brought up to date.
-    #[error("the schema of {path} cannot be brought up to date")]
-    Migration {
-        /// The database.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<refinery::Error>,
-    },
 }

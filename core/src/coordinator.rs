@@ -15,6 +15,7 @@ pub mod event;
 pub mod explain;
 pub mod reason;
 pub mod recover;
+pub mod recovery;
 pub mod state;
 
 mod gang;
@@ -45,6 +46,9 @@ pub fn step(state: &mut State, now: Now, event: Event) -> Step {
         Event::NodeLeft { node, epoch } => node::on_left(state, now, &node, epoch, &mut step),
         Event::Heard { node, epoch, reports } => node::on_heard(state, now, &node, epoch, reports, &mut step),
         Event::FactsChanged { node, epoch, facts } => node::on_facts(state, &node, epoch, *facts, &mut step),
+        Event::ForeignStopped { reply, gang, gone } => {
+            recovery::on_foreign_stopped(state, reply, gang, gone, &mut step)
+        }
         Event::Woke => {}
     }
     node::expire_leases(state, now, &mut step);

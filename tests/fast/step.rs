@@ -179,12 +179,12 @@ impl World {
         match act {
             Act::Submit { job, nodes, tensorflow, retries } => {
                 let key = key(*job);
-                let finished = self.finished(&key);
-                let new = NewJob {
-                    key: key.clone(),
-                    uuid: format!("uuid-{job}"),
-                    spec: spec(*nodes, *tensorflow, *retries),
-                };
+                let spec = spec(*nodes, *tensorflow, *retries);
+                let mut finished = self.finished(&key);
+                if let Some(finished) = &mut finished {
+                    finished.same_spec = self.jobs[&finished.id].spec == spec;
+                }
+                let new = NewJob { key: key.clone(), uuid: format!("uuid-{job}"), spec };
                 self.answers.clear();
                 self.event(Event::Submitted { reply: ReplyTo(0), job: Box::new(new), finished }, false);
                 if let [Answer::Created(id)] = self.answers[..] {
@@ -214,7 +214,7 @@ impl World {
 
     fn finished(&self, key: &JobKey) -> Option<trainyard_core::coordinator::event::FinishedJob> {
         let job = self.jobs.values().find(|job| job.key.folded() == key.folded() && !job.is_open())?;
-        Some(trainyard_core::coordinator::event::FinishedJob { id: job.id, spec: job.spec.clone() })
+        Some(trainyard_core::coordinator::event::FinishedJob { id: job.id, same_spec: false })
     }
 
     fn connect(&mut self, n: u8) {
@@ -423,6 +423,7 @@ impl World {
                 .map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone()))
                 .collect(),
             next_job: self.next_job,
+            ..Stored::default()
         };
         let generation = Generation(self.state.generation.0 + 1);
         self.state = recover(config(self.local), generation, stored, self.now);

@@ -105,6 +105,7 @@ impl Run {
             insecure_listen: false,
             token: token.clone(),
             nodes,
+            init: false,
             lease: Some(LEASE),
         })
         .await?;

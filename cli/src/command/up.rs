@@ -46,6 +46,9 @@ pub(crate) struct Up {
     /// your state directory.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Begin anew where the coordinator's database is lost.
+    #[arg(long)]
+    init: bool,
     /// Go to the background once everything is ready.
     #[arg(short, long)]
     detach: bool,
@@ -80,6 +83,7 @@ impl Up {
             insecure_listen: self.insecure_listen,
             token: token.clone(),
             nodes: self.nodes,
+            init: self.init,
             lease: None,
         })
         .await?;
@@ -176,6 +180,7 @@ impl Up {
             .arg("--state-dir")
             .arg(state_dir)
             .args(self.insecure_listen.then_some("--insecure-listen"))
+            .args(self.init.then_some("--init"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

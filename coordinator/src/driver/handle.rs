@@ -1,15 +1,18 @@
 //! How everybody else speaks to the loop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use trainyard_core::coordinator::recovery::{Adoption, NotAdopted};
 use trainyard_core::coordinator::{Answer, Event, JobKey, NewJob};
-use trainyard_core::id::Generation;
+use trainyard_core::id::{GangId, Generation, NodeId};
 use trainyard_core::session::Hello;
 
 use super::View;
 use crate::grpc::Link;
-use crate::store::{Change, Entry};
+use crate::store::{Change, Entry, Expired, Limits, StoreError};
 
 /// A handle on the loop; cheap to clone.
 #[derive(Clone)]
@@ -17,7 +20,24 @@ pub struct Driver {
     messages: mpsc::Sender<Message>,
     view: watch::Receiver<Arc<View>>,
     journal: broadcast::Sender<Arc<Entry>>,
-    generation: Generation,
+    generation: Arc<AtomicU64>,
+}
+
+/// What became of an adoption.
+pub(crate) type Adopted = Result<Adoption, AdoptError>;
+
+/// The database was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The loop cannot do it now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// An operator has to do something else first.
+    #[error(transparent)]
+    NotAdopted(#[from] NotAdopted),
+    /// Numbers of jobs that are in use cannot be told.
+    #[error("the folder of logs cannot be listed: see the coordinator's log")]
+    Logs,
 }
 
 /// The loop cannot do what it was asked.
@@ -39,6 +59,12 @@ pub(crate) enum Message {
     Ask(Question, oneshot::Sender<Result<Answer, Unavailable>>),
     /// Changes that the core knows nothing of.
     Write(Vec<Change>, oneshot::Sender<Result<(), Unavailable>>),
+    /// An operator adopts a database that went back, without these nodes.
+    Adopt(BTreeSet<NodeId>, oneshot::Sender<Adopted>),
+    /// Remove a part of what is beyond these limits.
+    Expire(Limits, oneshot::Sender<Result<Expired, Unavailable>>),
+    /// The disk cannot be trusted: end, as after a failed commit.
+    Broken(StoreError),
     /// For the watchdog.
     Ping(oneshot::Sender<()>),
     /// End the loop, after what is before this.
@@ -50,6 +76,7 @@ pub(crate) enum Question {
     Submit(Box<NewJob>),
     Cancel(JobKey),
     Delete(JobKey),
+    StopForeign { gang: GangId, gone: bool },
     Join(Box<Hello>, Link),
 }
 
@@ -58,15 +85,15 @@ impl Driver {
         messages: mpsc::Sender<Message>,
         view: watch::Receiver<Arc<View>>,
         journal: broadcast::Sender<Arc<Entry>>,
-        generation: Generation,
+        generation: Arc<AtomicU64>,
     ) -> Driver {
         Driver { messages, view, journal, generation }
     }
 
-    /// Of this start of the coordinator.
+    /// Of this start of the coordinator, or of the recovery since.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        self.generation
+        Generation(self.generation.load(Ordering::SeqCst))
     }
 
     /// Nodes and wait reasons as they are now.
@@ -113,6 +140,41 @@ impl Driver {
         let (answer, written) = oneshot::channel();
         self.send(Message::Write(changes, answer)).await?;
         written.await.map_err(|_gone| Unavailable::Stopped)?
+    }
+
+    /// Adopts a database that is older than what agents have obeyed.
+    ///
+    /// # Errors
+    /// [`AdoptError`]
+    pub async fn adopt(&self, without: BTreeSet<NodeId>) -> Result<Adoption, AdoptError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Adopt(without, answer)).await?;
+        answered.await.map_err(|_gone| Unavailable::Stopped)?
+    }
+
+    /// Ends work that a lost database gave; `gone`: on nodes that will not come back it counts as over.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn stop_foreign(&self, gang: GangId, gone: bool) -> Result<Answer, Unavailable> {
+        self.ask(Question::StopForeign { gang, gone }).await
+    }
+
+    /// Removes a bounded part of what is beyond these limits, with its logs.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn expire(&self, limits: Limits) -> Result<Expired, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Expire(limits, answer)).await?;
+        answered.await.map_err(|_gone| Unavailable::Stopped)?
+    }
+
+    /// The disk has failed at something beside the database: the loop ends, and the process with it. For blocking
+    /// threads.
+    pub(crate) fn broken(&self, error: StoreError) {
+        // It may have ended already.
+        self.messages.blocking_send(Message::Broken(error)).unwrap_or_default();
     }
 
     /// Returns once the loop has come around.

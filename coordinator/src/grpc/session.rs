@@ -18,6 +18,7 @@ use trainyard_proto::{PROTOCOL_VERSION, v1};
 
 use super::sessions::{Link, Outgoing, QUEUE};
 use super::{Agents, from_wire};
+use crate::driver::Unavailable;
 
 /// How long a new stream may say nothing.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ impl Session {
         let (open, mut closed) = oneshot::channel();
         let link = Link { out: out.clone(), _open: open };
         let answer =
-            agents.driver.join(*hello, link).await.map_err(|error| Status::unavailable(error.to_string()))?;
+            agents.driver.join(*hello, link).await.map_err(unavailable)?;
         let welcome = match answer {
             Answer::Welcome(welcome) => welcome,
             Answer::Refused(reason) => {
@@ -176,7 +177,14 @@ impl Session {
     }
 
     async fn tell(&self, event: Event) -> Result<(), Status> {
-        self.agents.driver.tell(event).await.map_err(|error| Status::unavailable(error.to_string()))
+        self.agents.driver.tell(event).await.map_err(unavailable)
+    }
+}
+
+fn unavailable(why: Unavailable) -> Status {
+    match why {
+        Unavailable::Full => Status::resource_exhausted(why.to_string()),
+        Unavailable::Stopped => Status::unavailable(why.to_string()),
     }
 }
 

@@ -18,6 +18,7 @@ use trainyard_proto::v1;
 
 use super::Agents;
 use crate::logs::{Ack, Chunk, FileName, GangLogs, accept_unread};
+use crate::store::StoreError;
 
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks of one batch: ends and small lines cost no bytes.
@@ -119,7 +120,7 @@ fn write(agents: &Agents, gangs: &mut Gangs, batch: Batch) -> Result<Vec<v1::Log
             Entry::Vacant(new) => new.insert(open(agents, id)?),
         };
         let written = match gang {
-            Some(gang) => gang.append(&chunks).map_err(|error| failed(id, &error))?,
+            Some(gang) => gang.append(&chunks).map_err(|error| failed(agents, id, error))?,
             None => accept_unread(&chunks),
         };
         acks.extend(written.into_iter().map(|ack| to_wire(id, ack)));
@@ -133,18 +134,23 @@ fn open(agents: &Agents, id: GangId) -> Result<Option<Arc<GangLogs>>, Status> {
         tracing::error!(%error, "the database cannot be read");
         Status::unavailable("the coordinator cannot read its database")
     })?;
-    if known.is_none() {
+    // Work that a lost database gave goes on, and so do its logs.
+    if known.is_none() && !agents.driver.view().recovery.is_lost(id.job) {
         return Ok(None);
     }
-    agents.logs.gang(id).map(Some).map_err(|error| failed(id, &error))
+    agents.logs.gang(id).map(Some).map_err(|error| failed(agents, id, error))
 }
 
-fn failed(gang: GangId, error: &std::io::Error) -> Status {
+fn failed(agents: &Agents, gang: GangId, error: std::io::Error) -> Status {
     tracing::error!(%gang, %error, "logs cannot be written");
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => Status::resource_exhausted("the coordinator's disk is full"),
-        _ => Status::unavailable("the coordinator cannot write logs"),
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return Status::resource_exhausted("the coordinator's disk is full");
     }
+    if error.raw_os_error() == Some(nix::libc::EIO) {
+        // After a failed sync nobody knows what is on the disk, and another sync would only say that all is well.
+        agents.driver.broken(StoreError::broken("write logs", error));
+    }
+    Status::unavailable("the coordinator cannot write logs")
 }
 
 fn to_wire(gang: GangId, ack: Ack) -> v1::LogAck {

@@ -83,7 +83,7 @@ fn followers_see_changes_and_removal() {
     gang.append(&[chunk(0, "x")]).unwrap();
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
-    store.forget(GANG.job);
+    store.forget(&[GANG.job]);
     assert!(changes.has_changed().unwrap());
     assert!(gang.is_forgotten());
     assert_eq!(gang.append(&[chunk(5, "late")]).unwrap(), ack(9, false), "taken and dropped");

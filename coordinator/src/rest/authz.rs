@@ -31,6 +31,8 @@ pub(crate) enum Action {
     WriteWorkspaces,
     /// See nodes, their metrics and the event log.
     ReadNodes,
+    /// Decide what becomes of a database that went back.
+    Recover,
 }
 
 /// An action as a type.
@@ -48,7 +50,7 @@ macro_rules! acts {
     )*};
 }
 
-acts!(Anything, Read, ReadFiles, WriteJobs, WriteWorkspaces, ReadNodes);
+acts!(Anything, Read, ReadFiles, WriteJobs, WriteWorkspaces, ReadNodes, Recover);
 
 /// The proof that the caller may do `A`.
 pub(crate) struct Authz<A>(PhantomData<A>);
@@ -81,7 +83,8 @@ impl Caller {
                 | Action::ReadFiles
                 | Action::WriteJobs
                 | Action::WriteWorkspaces
-                | Action::ReadNodes,
+                | Action::ReadNodes
+                | Action::Recover,
             ) => false,
         }
     }

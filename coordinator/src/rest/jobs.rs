@@ -90,6 +90,7 @@ async fn create(
                 "A job named {name} with another specification exists: delete it first, or choose another name."
             ),
         )),
+        Answer::Refused(why) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "RecoveryNeeded", why)),
         other => Err(unexpected(&other)),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) async fn state_of(app: &App, node: &Node) -> Result<(NodeState, Optio
     });
     let state = match (node.session, phase) {
         (None, _) => NodeState::Unknown,
-        (Some(_), _) if node.foreign_work => NodeState::Unusable,
+        (Some(_), _) if app.driver.view().recovery.holds_foreign(&node.id) => NodeState::Unusable,
         (Some(_), Some(NodePhase::Preparing | NodePhase::Prepared)) => NodeState::Preparing,
         (Some(_), Some(NodePhase::Started)) => NodeState::Running,
         (Some(_), Some(NodePhase::Ended | NodePhase::Lost) | None) => NodeState::Idle,

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
 use trainyard_core::id::Generation;
+use trainyard_core::spec::JobSpec;
 
-use super::{Change, Read, Store, StoreError};
+use super::{Change, Expired, Limits, Read, Store, StoreError};
 
 /// What the next commits do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Failure {
     Full = 1,
     /// The database is broken; nothing is written.
     Broken = 2,
+    /// The next commit is written, and then the process is gone before anybody hears of it.
+    GoneAfterCommit = 3,
 }
 
 /// Decides from outside what the store does.
@@ -46,7 +49,7 @@ impl<S: Store> FailingStore<S> {
 
     fn fail_if_asked(&self) -> Result<(), StoreError> {
         match self.switch.0.load(Ordering::SeqCst) {
-            0 => Ok(()),
+            0 | 3 => Ok(()),
             1 => Err(StoreError::Full),
             _ => Err(StoreError::broken("commit", "as the test asked for")),
         }
@@ -62,13 +65,27 @@ impl<S: Store> Store for FailingStore<S> {
         self.inner.load()
     }
 
-    fn finished(&mut self, folded: &str) -> Result<Option<FinishedJob>, StoreError> {
-        self.inner.finished(folded)
+    fn finished(
+        &mut self,
+        folded: &str,
+        offered: Option<&JobSpec>,
+    ) -> Result<Option<FinishedJob>, StoreError> {
+        self.inner.finished(folded, offered)
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
         self.fail_if_asked()?;
-        self.inner.commit(changes)
+        let sequence = self.inner.commit(changes)?;
+        // What comes after the commit never happens, as after SIGKILL.
+        match self.switch.0.load(Ordering::SeqCst) {
+            3 => Err(StoreError::broken("go on after a commit", "as the test asked for")),
+            _ => Ok(sequence),
+        }
+    }
+
+    fn expire(&mut self, limits: &Limits) -> Result<Expired, StoreError> {
+        self.fail_if_asked()?;
+        self.inner.expire(limits)
     }
 
     fn check_space(&mut self) -> Result<(), StoreError> {

@@ -1,18 +1,24 @@
 //! The store in memory: the same promises but the disk. Clones share one content, so that a test can
 //! "restart" on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trainyard_core::coordinator::Record;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
+use trainyard_core::coordinator::recovery::Lost;
 use trainyard_core::coordinator::state::{Job, JobPhase};
 use trainyard_core::id::{Epoch, GangId, Generation, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 use trainyard_core::session::NodeFacts;
+use trainyard_core::spec::JobSpec;
+use trainyard_core::unit::WallMs;
 
-use super::{Change, Entry, Experiment, JobsQuery, Read, Store, StoreError, Workspace, scope_of};
+use super::{
+    Change, EXPIRE_EVENTS, EXPIRE_JOBS, Entry, Experiment, Expired, JobsQuery, Limits, Numbers, Read, Store,
+    StoreError, Workspace, scope_of,
+};
 
 #[derive(Default)]
 struct Tables {
@@ -23,6 +29,10 @@ struct Tables {
     plans: BTreeMap<GangId, Vec<NodePlan>>,
     nodes: BTreeMap<NodeId, (Epoch, NodeFacts)>,
     journal: Vec<Entry>,
+    /// Entries ever written.
+    entries: u64,
+    lost: Vec<Lost<JobId>>,
+    foreign: BTreeMap<NodeId, BTreeSet<GangId>>,
     workspaces: BTreeMap<String, Workspace>,
     experiments: BTreeMap<String, Experiment>,
 }
@@ -71,17 +81,24 @@ impl Store for MemoryStore {
         let plans = live.filter_map(|gang| Some((gang, tables.plans.get(&gang)?.clone()))).collect();
         let nodes =
             tables.nodes.iter().map(|(node, (epoch, facts))| (node.clone(), *epoch, facts.clone())).collect();
-        Ok(Stored { jobs, plans, nodes, next_job: JobId(tables.next_job.max(1)) })
+        let next_job = JobId(tables.next_job.max(1));
+        let (lost, foreign) = (tables.lost.clone(), tables.foreign.clone());
+        Ok(Stored { jobs, plans, nodes, next_job, restored: false, lost, foreign })
     }
 
-    fn finished(&mut self, folded: &str) -> Result<Option<FinishedJob>, StoreError> {
+    fn finished(
+        &mut self,
+        folded: &str,
+        offered: Option<&JobSpec>,
+    ) -> Result<Option<FinishedJob>, StoreError> {
         let tables = self.lock();
         let job = tables.jobs.values().find(|job| !job.is_open() && job.key.folded() == folded);
-        Ok(job.map(|job| FinishedJob { id: job.id, spec: job.spec.clone() }))
+        Ok(job.map(|job| FinishedJob { id: job.id, same_spec: offered == Some(&job.spec) }))
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
-        let mut tables = self.lock();
+        // Not through `lock`: the generation beside it may change, too.
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sequence = Vec::new();
         for change in changes {
             match change {
@@ -103,7 +120,8 @@ impl Store for MemoryStore {
                     tables.nodes.insert(node.clone(), (*epoch, facts.clone()));
                 }
                 Change::Record(Record::Journal(entry)) => {
-                    let seq = tables.journal.len() as u64 + 1;
+                    tables.entries += 1;
+                    let seq = tables.entries;
                     sequence.push(seq);
                     tables.journal.push(Entry::new(seq, entry.clone()));
                 }
@@ -120,9 +138,39 @@ impl Store for MemoryStore {
                 Change::DeleteExperiment(folded) => {
                     tables.experiments.remove(folded);
                 }
+                Change::Adopt(adoption) => {
+                    tables.generation = adoption.generation.0;
+                    self.generation = adoption.generation;
+                    tables.next_job = adoption.next_job.0;
+                    tables.lost.clone_from(&adoption.lost);
+                    tables.foreign.clone_from(&adoption.foreign);
+                }
+                Change::Foreign(foreign) => tables.foreign.clone_from(foreign),
             }
         }
         Ok(sequence)
+    }
+
+    fn expire(&mut self, limits: &Limits) -> Result<Expired, StoreError> {
+        let mut tables = self.lock();
+        let mut ended: Vec<(WallMs, JobId)> = tables.jobs.values().filter_map(ended_at).collect();
+        ended.sort_unstable();
+        let beyond = limits.jobs.map_or(0, |jobs| (ended.len() as u64).saturating_sub(jobs));
+        let goes = |(i, (at, id)): (usize, &(WallMs, JobId))| {
+            let old = limits.ended_before.is_some_and(|before| *at < before);
+            (old || (i as u64) < beyond).then_some(*id)
+        };
+        let jobs: Vec<JobId> =
+            ended.iter().enumerate().filter_map(goes).take(EXPIRE_JOBS as usize).collect();
+        for id in &jobs {
+            tables.jobs.remove(id);
+            tables.plans.retain(|gang, _| gang.job != *id);
+        }
+        let last = limits.events.map_or(0, |events| tables.entries.saturating_sub(events));
+        let gone = tables.journal.iter().take_while(|entry| entry.seq <= last).count() as u64;
+        let events = gone.min(EXPIRE_EVENTS);
+        tables.journal.drain(..events as usize);
+        Ok(Expired { jobs, events })
     }
 
     fn check_space(&mut self) -> Result<(), StoreError> {
@@ -131,6 +179,13 @@ impl Store for MemoryStore {
 
     fn reader(&self) -> Arc<dyn Read> {
         Arc::new(self.clone())
+    }
+}
+
+fn ended_at(job: &Job) -> Option<(WallMs, JobId)> {
+    match &job.phase {
+        JobPhase::Ended { at, .. } => Some((*at, job.id)),
+        JobPhase::Queued { .. } | JobPhase::Active(_) => None,
     }
 }
 
@@ -201,6 +256,12 @@ impl Read for MemoryStore {
         let below =
             tables.experiments.iter().filter(|(folded, e)| e.scope() == scope && folded.as_str() > after);
         Ok(below.take(limit as usize).map(|(_, experiment)| experiment.clone()).collect())
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        let tables = self.lock();
+        let next_job = JobId(tables.next_job.max(1));
+        Ok(Numbers { next_job, lost: tables.lost.clone(), restored: false })
     }
 
     fn link_key(&self) -> Result<String, StoreError> {

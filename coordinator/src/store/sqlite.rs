@@ -3,8 +3,12 @@
 //!
 //! Domain types are stored as JSON documents beside the few columns that queries need.
 
+mod backup;
+mod expire;
+mod file;
 mod open;
 mod read;
+mod restore;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +19,12 @@ use rusqlite::Connection;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
 use trainyard_core::id::{Generation, JobId};
+use trainyard_core::spec::JobSpec;
 
-use super::{Change, OpenError, Read, Store, StoreError};
+use super::{Change, Expired, Limits, OpenError, Read, Store, StoreError};
+
+pub use backup::{BackedUp, BackupError, backup, backup_name};
+pub use restore::{RestoreError, Restored, restore};
 
 /// The store in SQLite.
 pub struct SqliteStore {
@@ -24,6 +32,8 @@ pub struct SqliteStore {
     generation: Generation,
     /// One more than the highest number ever given.
     next_job: JobId,
+    /// Of the hashes of secrets.
+    spec_key: String,
     reader: Arc<read::Reader>,
     /// Held for as long as this lives; the kernel lets go of it if the process dies.
     _lock: Flock<std::fs::File>,
@@ -33,15 +43,28 @@ impl SqliteStore {
     /// Opens or makes `trainyard.db` in this folder, which is made too, and counts the generation up.
     ///
     /// # Errors
-    /// Another coordinator has it, it is damaged, of a later version, or cannot be read.
+    /// Another coordinator has it, it is damaged, missing although there was one, of a later version, or cannot
+    /// be read.
     pub fn open(folder: &Path) -> Result<SqliteStore, OpenError> {
+        SqliteStore::open_or_init(folder, false)
+    }
+
+    /// As [`SqliteStore::open`]; `init` begins anew where the database is lost. Logs of the lost one are put aside.
+    ///
+    /// # Errors
+    /// As above; and there is a database although `init` is given.
+    pub fn open_or_init(folder: &Path, init: bool) -> Result<SqliteStore, OpenError> {
         let path = database(folder);
-        let lock = open::lock(folder)?;
-        let mut writer = open::writer(&path)?;
-        let (generation, next_job) =
-            open::start(&mut writer).map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let lock = file::lock(folder)?;
+        let begun_anew = file::begin(&path, init)?;
+        let has_schema = file::was_made(&path) && !begun_anew;
+        let mut writer = open::writer(&path, has_schema)?;
+        let started = open::start(&mut writer, begun_anew)
+            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        file::remember(&path)?;
         let reader = Arc::new(read::Reader::new(path));
-        Ok(SqliteStore { writer, generation, next_job, reader, _lock: lock })
+        let open::Started { generation, next_job, spec_key } = started;
+        Ok(SqliteStore { writer, generation, next_job, spec_key, reader, _lock: lock })
     }
 }
 
@@ -55,18 +78,31 @@ impl Store for SqliteStore {
     }
 
     fn load(&mut self) -> Result<Stored, StoreError> {
-        let (jobs, plans, nodes) = read::stored(&self.writer)?;
-        Ok(Stored { jobs, plans, nodes, next_job: self.next_job })
+        read::stored(&self.writer, self.next_job)
     }
 
-    fn finished(&mut self, folded: &str) -> Result<Option<FinishedJob>, StoreError> {
-        read::finished(&self.writer, folded)
+    fn finished(
+        &mut self,
+        folded: &str,
+        offered: Option<&JobSpec>,
+    ) -> Result<Option<FinishedJob>, StoreError> {
+        read::finished(&self.writer, &self.spec_key, folded, offered)
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
-        let (sequence, next_job) = write::commit(&mut self.writer, changes, self.next_job)?;
+        let (sequence, next_job) =
+            write::commit(&mut self.writer, &self.spec_key, changes, self.next_job)?;
         self.next_job = next_job;
+        for change in changes {
+            if let Change::Adopt(adoption) = change {
+                self.generation = adoption.generation;
+            }
+        }
         Ok(sequence)
+    }
+
+    fn expire(&mut self, limits: &Limits) -> Result<Expired, StoreError> {
+        expire::expire(&mut self.writer, limits)
     }
 
     fn check_space(&mut self) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Streaming};
-use trainyard_coordinator::{Config, CoordinatorError, serve};
+use trainyard_coordinator::{Config, CoordinatorError, Retention, serve};
 use trainyard_core::coordinator as core;
 use trainyard_core::id::{GangId, Generation, NodeId, Rank};
 use trainyard_core::plan::{NodePlan, PortSpace};
@@ -37,6 +37,8 @@ pub(crate) fn config(state_dir: &Path) -> Config {
         token: Secret::new(TOKEN.to_owned()),
         insecure_listen: false,
         core: core::Config::default(),
+        retention: Retention::default(),
+        init: false,
         commit: "abcdef0".to_owned(),
     }
 }

@@ -53,7 +53,7 @@ pub struct JournalEntry {
     /// When.
     pub at: WallMs,
     /// `jobSubmitted`, `jobStarted`, `taskStarted`, `taskEnded`, `jobRequeued`, `jobEnded`, `jobDeleted`,
-    /// `nodeJoined`, `nodeUnknown`, `nodeLost`.
+    /// `nodeJoined`, `nodeUnknown`, `nodeLost`, `recovered`, `foreignEnded`.
     pub kind: &'static str,
     /// The job, where one is concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +111,11 @@ pub enum Answer {
     NotFound(JobKey),
     /// To a session.
     Welcome(Welcome),
-    /// To a session that cannot be accepted.
+    /// To a session that cannot be accepted, or to a submit before a recovery.
     Refused(String),
+    /// Foreign work is told to end on these nodes; none: nobody holds it.
+    Stopping {
+        /// Who was told.
+        nodes: Vec<NodeId>,
+    },
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, JobId, NodeId};
+use crate::id::{Epoch, GangId, JobId, NodeId};
 use crate::session::{Hello, NodeFacts, Report};
 use crate::spec::JobSpec;
 use crate::text::Name;
@@ -83,6 +83,15 @@ pub enum Event {
         /// All of them.
         facts: Box<NodeFacts>,
     },
+    /// An operator wants work to end that a lost database gave.
+    ForeignStopped {
+        /// Who waits for [`super::Answer::Stopping`].
+        reply: ReplyTo,
+        /// Which.
+        gang: GangId,
+        /// Nodes that are not connected will never come back: it counts as over there.
+        gone: bool,
+    },
     /// A deadline has come.
     Woke,
 }
@@ -135,6 +144,7 @@ pub struct NewJob {
 pub struct FinishedJob {
     /// Its number.
     pub id: JobId,
-    /// Its spec, secrets restored, to tell a repeated submit from another job of the same name.
-    pub spec: JobSpec,
+    /// Whether its spec is the submitted one, secrets compared by their keyed hash: tells a repeated submit from
+    /// another job of the same name. Where nothing was submitted: `false`.
+    pub same_spec: bool,
 }

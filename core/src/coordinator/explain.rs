@@ -79,8 +79,8 @@ pub fn explain(
             }
         }
         JobPhase::Ended { reason, .. } => {
-            let tries =
-                if job.gangs > 1 { format!(" It was tried {} times.", job.gangs) } else { String::new() };
+            let tries = super::recovery::tries(job);
+            let tries = if tries > 1 { format!(" It was tried {tries} times.") } else { String::new() };
             Explanation {
                 execution_state,
                 reason: json!(reason),

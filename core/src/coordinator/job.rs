@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::effect::{Answer, Effect, Record, Step};
 use super::event::{FinishedJob, JobKey, NewJob, Now, ReplyTo};
-use super::gang;
-use super::reason::EndReason;
+use super::reason::{EndReason, WaitReason};
 use super::state::{Job, JobPhase, State};
+use super::{gang, recovery};
 use crate::id::JobId;
 
 pub(super) fn on_submitted(
@@ -22,11 +22,16 @@ pub(super) fn on_submitted(
     let finished = finished.filter(|_| !mutant!("finished-name-forgotten"));
     let existing = match open.filter(|_| !mutant!("submit-not-idempotent")) {
         Some(job) => Some((job.id, !job.delete_when_ended && job.spec == new.spec)),
-        None => finished.filter(|f| !state.deleted.contains(&f.id)).map(|f| (f.id, f.spec == new.spec)),
+        None => finished.filter(|f| !state.deleted.contains(&f.id)).map(|f| (f.id, f.same_spec)),
     };
     if let Some((id, same)) = existing {
         let answer = if same { Answer::Existed(id) } else { Answer::Conflict(id) };
         step.then.push(Effect::Reply(reply, answer));
+        return;
+    }
+    if recovery::holds_back(state) {
+        // Its number could be one that an agent holds.
+        step.then.push(Effect::Reply(reply, Answer::Refused(WaitReason::RecoveryNeeded.to_string())));
         return;
     }
     let id = state.next_job;
@@ -41,6 +46,7 @@ pub(super) fn on_submitted(
         started: None,
         phase: JobPhase::Queued { not_before: None },
         gangs: 0,
+        lost_gangs: vec![],
         retries_used: 0,
         infrastructure_faults: 0,
         taken_ports: vec![],

@@ -6,13 +6,14 @@ use serde_json::json;
 
 use super::effect::{Answer, Effect, Record, Step};
 use super::event::{Now, ReplyTo};
-use super::gang;
 use super::state::{JobPhase, Node, NodePhase, State};
+use super::{gang, recovery};
 use crate::id::{AttemptId, Epoch, GangId, NodeId};
 use crate::session::{Command, GangPhase, HeldGang, Hello, NodeFacts, Report, Welcome};
 
 pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hello, step: &mut Step) {
-    if let Some(why) = refusal(state, &hello) {
+    let ahead = recovery::refusal(state, now, &hello);
+    if let Some(why) = ahead.or_else(|| refusal(state, &hello)) {
         step.then.push(Effect::Reply(reply, Answer::Refused(why)));
         return;
     }
@@ -30,7 +31,6 @@ pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hell
             last_heard: now.tick,
             last_heard_wall: now.wall,
             gang,
-            foreign_work: false,
         },
     );
     step.commit.push(Record::PutNode { node: id.clone(), epoch, facts: hello.facts });
@@ -47,16 +47,11 @@ pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hell
             metrics_period_ms: state.config.metrics_period_ms,
         }),
     ));
+    recovery::on_joined(state, &id);
     reconcile(state, now, &id, hello.held, step);
 }
 
 fn refusal(state: &State, hello: &Hello) -> Option<String> {
-    if hello.last_generation > state.generation {
-        return Some(format!(
-            "this coordinator (generation {}) is older than one that the agent has obeyed ({}): was its database restored from a backup?",
-            state.generation, hello.last_generation
-        ));
-    }
     let node = state.nodes.get(&hello.node)?;
     let other = node.facts.root != hello.facts.root || node.facts.port_space != hello.facts.port_space;
     (node.session.is_some() && other).then(|| {
@@ -109,10 +104,12 @@ pub(super) fn on_heard(
             Report::Started { attempt, pid, at } => gang::on_started(state, now, id, attempt, pid, at, step),
             Report::Ended(ended) => {
                 acked.push(ended.attempt);
+                recovery::on_task_ended(state, now, id, &ended, step);
                 gang::on_task_ended(state, now, id, ended, step);
             }
             Report::GangEnded(gang) => {
                 gang::on_gang_ended(state, now, gang, id, step);
+                recovery::on_gang_ended(state, gang, id);
                 release_if_not_live(state, gang, id, step);
             }
         }
@@ -136,6 +133,8 @@ fn reconcile(state: &mut State, now: Now, node: &NodeId, held: Vec<HeldGang>, st
         seen.insert(gang.gang);
         if gang::live(state, gang.gang, node).is_some() {
             reconcile_live(state, now, node, gang, step);
+        } else if recovery::is_foreign(state, gang.gang) {
+            recovery::on_held(state, now, node, &gang, step);
         } else {
             reconcile_dead(state, node, &gang, step);
         }
@@ -184,15 +183,8 @@ fn reconcile_live(state: &mut State, now: Now, node: &NodeId, held: HeldGang, st
     }
 }
 
-/// The node holds a gang that is over here, was given up, or was never known.
+/// The node holds a gang that is over here, or was given up.
 fn reconcile_dead(state: &mut State, node: &NodeId, held: &HeldGang, step: &mut Step) {
-    if held.gang.job >= state.next_job {
-        // Ending it could end somebody's training because a database was lost: an operator has to look.
-        if let Some(node) = state.nodes.get_mut(node) {
-            node.foreign_work = true;
-        }
-        return;
-    }
     let ended: Vec<AttemptId> =
         held.attempts.iter().filter(|a| a.ended.is_some()).map(|a| a.attempt).collect();
     if !ended.is_empty() {

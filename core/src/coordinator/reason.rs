@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{JobId, NodeId};
+use crate::id::{GangId, JobId, NodeId};
 use crate::unit::{Exit, WallMs};
 
 /// Why a job waits.
@@ -47,6 +47,15 @@ pub enum WaitReason {
         until: WallMs,
         /// Why the last try ended.
         last: String,
+    },
+    /// The coordinator's database is older than what its agents have obeyed: an operator has to look.
+    RecoveryNeeded,
+    /// A lost state of the database started it, and that gang still runs.
+    RunsElsewhere {
+        /// Where.
+        node: NodeId,
+        /// Which gang.
+        gang: GangId,
     },
 }
 
@@ -138,6 +147,13 @@ impl fmt::Display for WaitReason {
             WaitReason::BackOff { until, last } => {
                 write!(f, "It is tried again at {}: {last}", time(*until))
             }
+            WaitReason::RecoveryNeeded => f.write_str(
+                "The coordinator's database is older than what its agents have obeyed, or was restored: nothing starts and no job is taken before an operator has looked: `trainyard coordinator recover`.",
+            ),
+            WaitReason::RunsElsewhere { node, gang } => write!(
+                f,
+                "Gang {gang} of it still runs on {node}, started before the database was restored; it starts when that has ended (`trainyard coordinator recover --stop {gang}` ends it)."
+            ),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The state, rebuilt from the records of the store after a start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::Now;
+use super::recovery::{Lost, Recovery};
 use super::state::{Config, Job, JobPhase, Node, State};
 use crate::id::{Epoch, GangId, Generation, JobId, NodeId};
 use crate::plan::NodePlan;
@@ -20,6 +21,12 @@ pub struct Stored {
     pub nodes: Vec<(NodeId, Epoch, NodeFacts)>,
     /// One more than the highest number ever given.
     pub next_job: JobId,
+    /// It was restored from a backup or begun anew, and no operator has adopted it yet.
+    pub restored: bool,
+    /// Numbers of jobs that earlier recoveries have skipped.
+    pub lost: Vec<Lost<JobId>>,
+    /// Work that agents held and the database did not know.
+    pub foreign: BTreeMap<NodeId, BTreeSet<GangId>>,
 }
 
 /// Rebuilds the state. Nobody is connected; each node's lease counts from now.
@@ -27,6 +34,12 @@ pub struct Stored {
 pub fn recover(config: Config, generation: Generation, stored: Stored, now: Now) -> State {
     let next_epoch = stored.nodes.iter().map(|(_, epoch, _)| epoch.0 + 1).max().unwrap_or(1);
     let mut state = State::new(config, generation, stored.next_job, Epoch(next_epoch));
+    state.recovery = Recovery {
+        restored: stored.restored,
+        lost: stored.lost,
+        foreign: stored.foreign,
+        ..Recovery::default()
+    };
     for (id, epoch, facts) in stored.nodes {
         let node = Node {
             id: id.clone(),
@@ -36,7 +49,6 @@ pub fn recover(config: Config, generation: Generation, stored: Stored, now: Now)
             last_heard: now.tick,
             last_heard_wall: now.wall,
             gang: None,
-            foreign_work: false,
         };
         state.nodes.insert(id, node);
     }

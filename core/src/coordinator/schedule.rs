@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::effect::{Record, Step};
 use super::event::Now;
-use super::job;
 use super::node::send_prepare;
 use super::reason::{EndReason, WaitReason};
 use super::state::{Gang, GangNode, Job, JobPhase, NodePhase, State, Task, TaskState};
-use crate::id::{GangId, GangNo, JobId, NodeId};
+use super::{job, recovery};
+use crate::id::{GangId, JobId, NodeId};
 use crate::place::{Offer, Placement, Request, Share, natural_order, place};
 use crate::plan::task::ReservedPorts;
 use crate::plan::{NodeGrant, PlanError, PlanInput, plan};
@@ -39,10 +39,15 @@ fn back_off_is_over(state: &mut State, now: Now) -> bool {
 }
 
 fn look(state: &mut State, now: Now) -> Placement {
-    let mut offers: Vec<Offer> = state.nodes.values().map(offer).collect();
+    let mut offers: Vec<Offer> = state.nodes.values().map(|node| offer(state, node)).collect();
     offers.sort_by(|a, b| natural_order(&a.node.0, &b.node.0));
     let mut waiting = Vec::new();
     let mut ready = Vec::new();
+    if recovery::holds_back(state) {
+        state.head = None;
+        state.waiting = state.queue.iter().map(|(_, id)| (*id, WaitReason::RecoveryNeeded)).collect();
+        return Placement::default();
+    }
     for (_, id) in &state.queue {
         let Some(job) = state.jobs.get(id) else { continue };
         match &job.phase {
@@ -51,7 +56,10 @@ fn look(state: &mut State, now: Now) -> Placement {
                 let until = crate::unit::WallMs(now.wall.0 + (tick.0 - now.tick.0) as i64);
                 waiting.push((*id, WaitReason::BackOff { until, last }));
             }
-            JobPhase::Queued { .. } => ready.push(*id),
+            JobPhase::Queued { .. } => match recovery::runs_elsewhere(state, *id) {
+                Some((node, gang)) => waiting.push((*id, WaitReason::RunsElsewhere { node, gang })),
+                None => ready.push(*id),
+            },
             JobPhase::Active(_) | JobPhase::Ended { .. } => {}
         }
     }
@@ -71,12 +79,12 @@ fn request(job: &Job) -> Request {
     }
 }
 
-fn offer(node: &super::state::Node) -> Offer {
+fn offer(state: &State, node: &super::state::Node) -> Offer {
     Offer {
         node: node.id.clone(),
         busy: node.gang.map(|gang| gang.job).filter(|_| !mutant!("busy-node-offered")),
         unknown_since: node.session.is_none().then_some(node.last_heard_wall),
-        foreign_work: node.foreign_work,
+        foreign_work: state.recovery.holds_foreign(&node.id),
         gpus: node.facts.gpus.iter().filter(|gpu| gpu.fault.is_empty()).map(|gpu| gpu.uuid.clone()).collect(),
         gpu_problem: node.facts.gpu_problem.clone(),
     }
@@ -89,7 +97,7 @@ fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut S
         && grants.iter().all(|grant| grant.port_space.boot_id == state.config.boot_id);
     let lease_ms = if keep { 0 } else { state.config.lease_ms };
     let Some(job) = state.jobs.get_mut(&id) else { return };
-    let gang_id = GangId { job: id, gang: GangNo(job.gangs + 1) };
+    let gang_id = GangId { job: id, gang: job.next_gang() };
     let input = PlanInput {
         spec: &job.spec,
         subscription: &job.key.subscription,
@@ -109,7 +117,7 @@ fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut S
         }
     };
     let limit = job.spec.constraints.max_wall_clock_time;
-    job.gangs += 1;
+    job.gangs = gang_id.gang.0;
     job.started = Some(now.wall);
     job.transition = now.wall;
     job.phase = JobPhase::Active(Box::new(Gang {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::effect::{Effect, JournalEntry, Record, Step};
 use super::event::{JobKey, Now};
 use super::reason::{EndReason, WaitReason};
+use super::recovery::{Lost, Recovery};
 use crate::id::{Epoch, GangId, GangNo, Generation, JobId, NodeId, Rank};
 use crate::plan::NodePlan;
 use crate::plan::task::Role;
@@ -77,6 +78,8 @@ pub struct State {
     pub waiting: BTreeMap<JobId, WaitReason>,
     /// The queued job that holds back everything behind it.
     pub head: Option<JobId>,
+    /// Whether the database is older than what agents have obeyed.
+    pub recovery: Recovery,
     /// Something that placement looks at has changed since it last looked.
     pub(crate) placement_due: bool,
     /// Something that [`State::nodes`] or [`State::waiting`] shows has changed since [`State::take_changed`].
@@ -105,6 +108,7 @@ impl State {
             queue: BTreeSet::new(),
             waiting: BTreeMap::new(),
             head: None,
+            recovery: Recovery::default(),
             placement_due: true,
             changed: true,
             finished: BTreeSet::new(),
@@ -143,6 +147,10 @@ impl State {
 
     /// When the attempts of this node count as lost: only while it is silent, has any, and is not kept.
     pub(crate) fn lease_end(&self, node: &Node) -> Option<Tick> {
+        // Before a recovery nodes are silent because they are refused.
+        if self.recovery.is_needed() {
+            return None;
+        }
         let gang = node.gang?;
         let lease_ms = self.lease_of(gang, &node.id)?;
         let lease_ms = if mutant!("lease-shorter-than-fence") { lease_ms / 3 } else { lease_ms };
@@ -265,6 +273,9 @@ pub struct Job {
     pub phase: JobPhase,
     /// Gangs made so far.
     pub gangs: u32,
+    /// Numbers of gangs that a lost database may have given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_gangs: Vec<Lost<GangNo>>,
     /// Retries consumed.
     pub retries_used: u32,
     /// Infrastructure faults in a row.
@@ -334,6 +345,13 @@ impl Job {
             JobPhase::Queued { .. } | JobPhase::Active(_) => true,
             JobPhase::Ended { .. } => false,
         }
+    }
+
+    /// The number of its next gang.
+    #[must_use]
+    pub fn next_gang(&self) -> GangNo {
+        let beyond = self.lost_gangs.iter().map(|lost| lost.to.0).max().unwrap_or(1);
+        GangNo(beyond.max(self.gangs + 1))
     }
 
     /// `jobOutputDirectoryPathSegment`
@@ -483,6 +501,4 @@ pub struct Node {
     pub last_heard_wall: WallMs,
     /// The gang that has it.
     pub gang: Option<GangId>,
-    /// It holds gangs that this coordinator never started: no work is placed on it.
-    pub foreign_work: bool,
 }

@@ -1,14 +1,11 @@
-//! Opening the database: lock, version, damage, schema, generation. Nothing here runs twice in a process.
+//! Opening the database: version, damage, schema, generation.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use trainyard_core::id::{Generation, JobId};
 
-use crate::store::OpenError;
+use crate::store::{OpenError, secrets};
 
 mod schema {
     refinery::embed_migrations!("src/store/migrations");
@@ -17,55 +14,38 @@ mod schema {
 /// 3.51.3, as SQLite counts: the first without the WAL-reset bug.
 const SQLITE_AT_LEAST: i32 = 3_051_003;
 
-pub(super) fn lock(folder: &Path) -> Result<Flock<File>, OpenError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Io { path, source }
-    };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io(folder))?;
-    let path = folder.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io(&path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked(folder.to_owned()),
-        errno => OpenError::Io { path, source: errno.into() },
-    })
-}
-
-pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
+/// `has_schema`: it is known that tables were made in it.
+pub(super) fn writer(path: &Path, has_schema: bool) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < SQLITE_AT_LEAST {
         return Err(OpenError::OldSqlite(rusqlite::version().to_owned()));
     }
-    create(path)?;
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     quick_check(&connection, path)?;
     connection
         .execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;",
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON;
+             PRAGMA temp_store=MEMORY;",
         )
         .map_err(sqlite)?;
-    migrate(&mut connection, path)?;
+    // N1 stands on it: a commit returns after the disk has confirmed it.
+    let (journal, synchronous) = durability(&connection).map_err(sqlite)?;
+    if (journal.as_str(), synchronous) != ("wal", SYNCHRONOUS_FULL) {
+        return Err(OpenError::NotDurable { path: path.to_owned(), journal, synchronous });
+    }
+    migrate(&mut connection, path, has_schema)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-/// Secrets are in it: nobody else may read it, whatever the umask.
-fn create(path: &Path) -> Result<(), OpenError> {
-    let io = |source| OpenError::Io { path: path.to_owned(), source };
-    let logs = path.with_file_name("logs");
-    let logs_exist = fs::read_dir(logs).is_ok_and(|mut entries| entries.next().is_some());
-    if !path.exists() && logs_exist {
-        return Err(OpenError::Missing { path: path.to_owned() });
-    }
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(io)?;
-    Ok(())
+/// As `PRAGMA synchronous` says it.
+const SYNCHRONOUS_FULL: i64 = 2;
+
+fn durability(connection: &Connection) -> Result<(String, i64), rusqlite::Error> {
+    let journal = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let synchronous = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    Ok((journal, synchronous))
 }
 
 fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
@@ -83,20 +63,30 @@ fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+fn migrate(connection: &mut Connection, path: &Path, has_schema: bool) -> Result<(), OpenError> {
     let migration = |source| OpenError::Migration { path: path.to_owned(), source: Box::new(source) };
-    let runner = schema::migrations::runner();
-    let known = runner.get_migrations().iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
+    let known = known();
     let found = applied(connection).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+    if found == 0 && has_schema {
+        let finding = "its tables are gone: was its write-ahead log removed?".to_owned();
+        return Err(OpenError::Damaged { path: path.to_owned(), finding });
+    }
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
-    runner.set_grouped(true).run(connection).map_err(migration)?;
+    // Grouped: all of them in one transaction, or none.
+    schema::migrations::runner().set_grouped(true).run(connection).map_err(migration)?;
     Ok(())
 }
 
+/// The highest schema version of this program.
+pub(super) fn known() -> i64 {
+    let runner = schema::migrations::runner();
+    runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0)
+}
+
 /// The highest schema version in the database; 0 in a new one.
-fn applied(connection: &Connection) -> Result<i64, rusqlite::Error> {
+pub(super) fn applied(connection: &Connection) -> Result<i64, rusqlite::Error> {
     let table = "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'";
     if connection.query_row(table, [], |_| Ok(())).optional()?.is_none() {
         return Ok(0);
@@ -105,20 +95,51 @@ fn applied(connection: &Connection) -> Result<i64, rusqlite::Error> {
         .query_row("SELECT coalesce(max(version), 0) FROM refinery_schema_history", [], |row| row.get(0))
 }
 
-/// Counts the generation up, and draws the link key once.
-pub(super) fn start(connection: &mut Connection) -> Result<(Generation, JobId), rusqlite::Error> {
+/// What a start has found and made.
+pub(super) struct Started {
+    pub(super) generation: Generation,
+    pub(super) next_job: JobId,
+    pub(super) spec_key: String,
+}
+
+/// Counts the generation up, and draws keys once. All of it reaches the database's own file at once: a lost
+/// write-ahead log can then cost commits, never the schema or a generation that an agent has obeyed.
+pub(super) fn start(connection: &mut Connection, begun_anew: bool) -> Result<Started, rusqlite::Error> {
     let transaction = connection.transaction()?;
     let generation = meta(&transaction, "generation")?.unwrap_or(0) + 1;
     let next_job = meta(&transaction, "next_job")?.unwrap_or(1);
     set_meta(&transaction, "generation", &generation.to_string())?;
     set_meta(&transaction, "next_job", &next_job.to_string())?;
-    let new_key = crate::download::draw_key();
-    transaction.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('link_key', ?1)", [new_key])?;
+    for name in ["link_key", "spec_key"] {
+        let key = crate::download::draw_key();
+        transaction.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?1, ?2)", [name, &key])?;
+    }
+    if begun_anew {
+        set_meta(&transaction, "restored", "begun anew")?;
+    }
+    let spec_key: String =
+        transaction.query_row("SELECT value FROM meta WHERE name = 'spec_key'", [], |row| row.get(0))?;
+    wipe_secrets(&transaction, &spec_key)?;
     transaction.commit()?;
-    Ok((Generation(generation), JobId(next_job)))
+    // `busy` is one of its results: a reader from outside (a backup) only delays it to the next checkpoint.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(Started { generation: Generation(generation), next_job: JobId(next_job), spec_key })
 }
 
-fn meta(connection: &Connection, name: &str) -> Result<Option<u64>, rusqlite::Error> {
+/// Version 1 kept the secrets of jobs that have ended: their hashes take their place.
+fn wipe_secrets(connection: &Connection, spec_key: &str) -> Result<(), rusqlite::Error> {
+    let sql = "SELECT job, job_secrets.doc FROM job_secrets JOIN jobs ON jobs.id = job WHERE open = 0";
+    let mut statement = connection.prepare(sql)?;
+    let kept = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+    for (job, document) in kept.collect::<Result<Vec<_>, _>>()? {
+        let mac = secrets::mac(spec_key, &document);
+        connection.execute("UPDATE jobs SET secrets_mac = ?2 WHERE id = ?1", params![job, mac])?;
+        connection.execute("DELETE FROM job_secrets WHERE job = ?1", [job])?;
+    }
+    Ok(())
+}
+
+pub(super) fn meta(connection: &Connection, name: &str) -> Result<Option<u64>, rusqlite::Error> {
     let value: Option<String> = connection
         .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
         .optional()?;

@@ -1,23 +1,24 @@
 //! Reads: of the writer at its start, and of everybody else over a few read-only connections.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use trainyard_core::coordinator::event::FinishedJob;
+use trainyard_core::coordinator::recover::Stored;
 use trainyard_core::coordinator::state::{Job, JobPhase};
 use trainyard_core::id::{Epoch, GangId, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 use trainyard_core::session::NodeFacts;
+use trainyard_core::spec::JobSpec;
 use trainyard_core::unit::WallMs;
 
 use super::failed;
-use crate::store::{Entry, Experiment, JobsQuery, Read, StoreError, Workspace, secrets};
+use crate::store::{Entry, Experiment, JobsQuery, Numbers, Read, StoreError, Workspace, secrets};
 
-type StoredParts = (Vec<Job>, Vec<(GangId, Vec<NodePlan>)>, Vec<(NodeId, Epoch, NodeFacts)>);
-
-/// Open jobs with their secrets, the plans of their live gangs, all nodes.
-pub(super) fn stored(connection: &Connection) -> Result<StoredParts, StoreError> {
+/// Open jobs with their secrets, the plans of their live gangs, all nodes, and what a recovery has left.
+pub(super) fn stored(connection: &Connection, next_job: JobId) -> Result<Stored, StoreError> {
     let what = "load open jobs";
     let sql = "SELECT jobs.doc, job_secrets.doc FROM jobs LEFT JOIN job_secrets ON job_secrets.job = jobs.id
                WHERE open = 1 ORDER BY id";
@@ -36,22 +37,49 @@ pub(super) fn stored(connection: &Connection) -> Result<StoredParts, StoreError>
     let documents = self::rows(connection, what, "SELECT node, epoch, facts FROM nodes", [], |row| {
         Ok((NodeId(text(row, 0)?), Epoch(row.get(1)?), text(row, 2)?))
     })?;
-    let mut nodes = Vec::with_capacity(documents.len());
+    let mut nodes: Vec<(NodeId, Epoch, NodeFacts)> = Vec::with_capacity(documents.len());
     for (node, epoch, facts) in documents {
         nodes.push((node, epoch, json(what, &facts)?));
     }
-    Ok((jobs, plans, nodes))
+    let Numbers { lost, restored, .. } = numbers(connection)?;
+    let what = "load foreign work";
+    let foreign = meta(connection, what, "foreign")?;
+    let foreign: Vec<(NodeId, BTreeSet<GangId>)> =
+        foreign.map(|text| json(what, &text)).transpose()?.unwrap_or_default();
+    Ok(Stored { jobs, plans, nodes, next_job, restored, lost, foreign: foreign.into_iter().collect() })
 }
 
-pub(super) fn finished(connection: &Connection, folded: &str) -> Result<Option<FinishedJob>, StoreError> {
+fn numbers(connection: &Connection) -> Result<Numbers, StoreError> {
+    let what = "read the numbers of jobs";
+    let next_job = meta(connection, what, "next_job")?.and_then(|text| text.parse().ok()).map_or(JobId(1), JobId);
+    let lost = meta(connection, what, "lost_jobs")?.map(|text| json(what, &text)).transpose()?;
+    let restored = meta(connection, what, "restored")?.is_some();
+    Ok(Numbers { next_job, lost: lost.unwrap_or_default(), restored })
+}
+
+fn meta(connection: &Connection, what: &'static str, name: &str) -> Result<Option<String>, StoreError> {
+    one(connection, what, "SELECT value FROM meta WHERE name = ?1", [name], |row| text(row, 0))
+}
+
+/// The finished job of this name. The offered spec is compared in its public form, and by the hash of its secrets.
+pub(super) fn finished(
+    connection: &Connection,
+    spec_key: &str,
+    folded: &str,
+    offered: Option<&JobSpec>,
+) -> Result<Option<FinishedJob>, StoreError> {
     let what = "look up a finished job";
-    let sql = "SELECT jobs.doc, job_secrets.doc FROM jobs LEFT JOIN job_secrets ON job_secrets.job = jobs.id
-               WHERE folded = ?1 AND open = 0";
-    let found =
-        one(connection, what, sql, [folded], |row| Ok((text(row, 0)?, row.get::<_, Option<String>>(1)?)))?;
-    let Some((document, secret)) = found else { return Ok(None) };
-    let job = with_secrets(what, &document, secret.as_deref())?;
-    Ok(Some(FinishedJob { id: job.id, spec: job.spec }))
+    let sql = "SELECT id, doc, secrets_mac FROM jobs WHERE folded = ?1 AND open = 0";
+    let found = one(connection, what, sql, [folded], |row| {
+        Ok((JobId(row.get(0)?), text(row, 1)?, row.get::<_, Option<String>>(2)?))
+    })?;
+    let Some((id, document, mac)) = found else { return Ok(None) };
+    let Some(offered) = offered else { return Ok(Some(FinishedJob { id, same_spec: false })) };
+    let job: Job = json(what, &document)?;
+    let form = |spec: &JobSpec| serde_json::to_value(spec).map_err(|error| StoreError::broken(what, error));
+    let offered_mac = secrets::to_document(offered).map(|document| secrets::mac(spec_key, &document));
+    let same_spec = offered_mac == mac && form(offered)? == form(&job.spec)?;
+    Ok(Some(FinishedJob { id, same_spec }))
 }
 
 fn with_secrets(what: &'static str, document: &str, secret: Option<&str>) -> Result<Job, StoreError> {
@@ -203,11 +231,13 @@ impl Read for Reader {
         documents.iter().map(|document| json(what, document)).collect()
     }
 
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        self.with(numbers)
+    }
+
     fn link_key(&self) -> Result<String, StoreError> {
         let what = "read the link key";
-        let key = self.with(|c| {
-            one(c, what, "SELECT value FROM meta WHERE name = 'link_key'", [], |row| text(row, 0))
-        })?;
+        let key = self.with(|c| meta(c, what, "link_key"))?;
         key.ok_or_else(|| StoreError::broken(what, "it is not there"))
     }
 }

@@ -1,9 +1,12 @@
 //! The one transaction of a batch.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::{Connection, params};
 use trainyard_core::coordinator::Record;
-use trainyard_core::coordinator::state::Job;
-use trainyard_core::id::{GangId, JobId};
+use trainyard_core::coordinator::recovery::Adoption;
+use trainyard_core::coordinator::state::{Job, JobPhase};
+use trainyard_core::id::{GangId, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 
 use super::{failed, open};
@@ -12,6 +15,7 @@ use crate::store::{Change, Experiment, StoreError, Workspace, scope_of, secrets}
 /// The sequence numbers of the journal entries, and the next job's number.
 pub(super) fn commit(
     connection: &mut Connection,
+    spec_key: &str,
     changes: &[Change],
     before: JobId,
 ) -> Result<(Vec<u64>, JobId), StoreError> {
@@ -21,7 +25,7 @@ pub(super) fn commit(
     for change in changes {
         match change {
             Change::Record(record) => {
-                let given = apply(&transaction, record, &mut sequence)?;
+                let given = apply(&transaction, spec_key, record, &mut sequence)?;
                 // A number must not be given again, even if its job was deleted at once.
                 next_job = given.map_or(next_job, |id| next_job.max(JobId(id.0 + 1)));
             }
@@ -43,6 +47,11 @@ pub(super) fn commit(
                     [folded],
                 )?;
             }
+            Change::Adopt(adoption) => {
+                adopt(&transaction, adoption)?;
+                next_job = next_job.max(adoption.next_job);
+            }
+            Change::Foreign(foreign) => put_foreign(&transaction, foreign)?,
         }
     }
     if next_job != before {
@@ -65,12 +74,13 @@ pub(super) fn check_space(connection: &mut Connection) -> Result<(), StoreError>
 /// Gives the number of the job that is concerned.
 fn apply(
     connection: &Connection,
+    spec_key: &str,
     record: &Record,
     sequence: &mut Vec<u64>,
 ) -> Result<Option<JobId>, StoreError> {
     match record {
         Record::PutJob(job) => {
-            put_job(connection, job)?;
+            put_job(connection, spec_key, job)?;
             Ok(Some(job.id))
         }
         Record::PutPlan { gang, nodes } => {
@@ -111,13 +121,21 @@ fn apply(
     }
 }
 
-fn put_job(connection: &Connection, job: &Job) -> Result<(), StoreError> {
+fn put_job(connection: &Connection, spec_key: &str, job: &Job) -> Result<(), StoreError> {
     let folded = job.key.folded();
+    let secrets = secrets::to_document(&job.spec);
+    let ended = match &job.phase {
+        JobPhase::Ended { at, .. } => Some(at.0),
+        JobPhase::Queued { .. } | JobPhase::Active(_) => None,
+    };
+    let mac = ended.and(secrets.as_deref()).map(|document| secrets::mac(spec_key, document));
     execute(
         connection,
         "store a job",
-        "INSERT INTO jobs (id, folded, scope, experiment, state, open, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (id) DO UPDATE SET state = excluded.state, open = excluded.open, doc = excluded.doc",
+        "INSERT INTO jobs (id, folded, scope, experiment, state, open, doc, ended, secrets_mac)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (id) DO UPDATE SET state = excluded.state, open = excluded.open, doc = excluded.doc,
+             ended = excluded.ended, secrets_mac = excluded.secrets_mac",
         params![
             job.id.0,
             folded,
@@ -125,10 +143,13 @@ fn put_job(connection: &Connection, job: &Job) -> Result<(), StoreError> {
             job.key.experiment.as_str().to_ascii_lowercase(),
             job.execution_state(),
             job.is_open(),
-            json("store a job", job)?
+            json("store a job", job)?,
+            ended,
+            mac
         ],
     )?;
-    match secrets::to_document(&job.spec) {
+    match secrets {
+        Some(_) if ended.is_some() => wipe_secrets(connection, job.id),
         Some(document) => execute(
             connection,
             "store a job's secrets",
@@ -137,6 +158,31 @@ fn put_job(connection: &Connection, job: &Job) -> Result<(), StoreError> {
         ),
         None => Ok(()),
     }
+}
+
+/// Nobody needs the values any more; `PRAGMA secure_delete` overwrites them in the file.
+fn wipe_secrets(connection: &Connection, job: JobId) -> Result<(), StoreError> {
+    let what = "wipe a job's secrets";
+    execute(connection, what, "DELETE FROM job_secrets WHERE job = ?1", params![job.0])
+}
+
+fn adopt(connection: &Connection, adoption: &Adoption) -> Result<(), StoreError> {
+    let what = "adopt the database";
+    let set = |name, value: &str| open::set_meta(connection, name, value).map_err(failed(what));
+    set("generation", &adoption.generation.to_string())?;
+    set("lost_jobs", &json(what, &adoption.lost)?)?;
+    put_foreign(connection, &adoption.foreign)?;
+    execute(connection, what, "DELETE FROM meta WHERE name = 'restored'", [])
+}
+
+fn put_foreign(
+    connection: &Connection,
+    foreign: &BTreeMap<NodeId, BTreeSet<GangId>>,
+) -> Result<(), StoreError> {
+    let what = "note foreign work";
+    // As a list: a node's id is no JSON key.
+    let foreign: Vec<_> = foreign.iter().collect();
+    open::set_meta(connection, "foreign", &json(what, &foreign)?).map_err(failed(what))
 }
 
 fn put_plan(connection: &Connection, gang: GangId, nodes: &[NodePlan]) -> Result<(), StoreError> {
