@@ -135,6 +135,11 @@ impl Settings {
         }
     }
 
+    /// What is wrong with the settings that were asked for; the file may hold others.
+    pub(crate) fn errors_of_those_asked_for(&self) -> &[String] {
+        &self.errors
+    }
+
     /// All that is wrong, unknown keys of the file among it.
     pub(crate) fn errors(&self) -> Vec<String> {
         let mut errors = self.errors.clone();

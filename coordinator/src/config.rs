@@ -155,8 +155,14 @@ impl Config {
     /// The coordinator's own folder.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
-        self.state_dir.join("coordinator")
+        folder(&self.state_dir)
     }
+}
+
+/// The coordinator's own folder in a state directory.
+#[must_use]
+pub fn folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("coordinator")
 }
 
 /// The TOML form: every key may be left out; flags and environment variables go before it.

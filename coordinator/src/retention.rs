@@ -70,7 +70,8 @@ async fn remove(driver: &Driver, limits: Limits) -> Result<(), Unavailable> {
 fn limits(retention: &Retention, now: WallMs, trusted: bool) -> Limits {
     let days = i64::try_from(retention.days).unwrap_or(i64::MAX);
     Limits {
-        ended_before: (days > 0 && trusted).then(|| WallMs(now.0.saturating_sub(days.saturating_mul(DAY_MS)))),
+        ended_before: (days > 0 && trusted)
+            .then(|| WallMs(now.0.saturating_sub(days.saturating_mul(DAY_MS)))),
         jobs: (retention.jobs > 0).then_some(retention.jobs),
         events: (retention.events > 0).then_some(retention.events),
     }

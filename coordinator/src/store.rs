@@ -28,9 +28,7 @@ use trainyard_core::unit::WallMs;
 pub use error::{OpenError, StoreError};
 pub use failing::{FailingStore, Failure, Switch};
 pub use memory::MemoryStore;
-pub use sqlite::{
-    BackedUp, BackupError, RestoreError, Restored, SqliteStore, backup, backup_name, restore,
-};
+pub use sqlite::{BackedUp, BackupError, RestoreError, Restored, SqliteStore, backup, backup_name, restore};
 
 /// Journal entries that are kept unless an operator sets another number; about 200 bytes each.
 pub const JOURNAL_KEEP_ENTRIES: u64 = 1_000_000;

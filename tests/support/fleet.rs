@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::{Daemon, Finished, Rest, Sandbox, until};
+use crate::{Daemon, Finished, Rest, Sandbox, trainyard, until};
 
 /// The daemons of a test. Each has its own folder in the sandbox.
 pub struct Fleet<'a> {
@@ -77,11 +77,41 @@ impl<'a> Fleet<'a> {
 
     /// Starts the coordinator, and does not wait for it.
     pub fn start_coordinator(&mut self) {
-        let state = self.sandbox.text("state/coordinator");
-        let mut command =
-            self.sandbox.command(["coordinator", "--listen", &self.address, "--state-dir", &state]);
-        command.args(&self.settings).env("TRAINYARD_TOKEN", &self.token);
+        let mut command = self.sandbox.command(self.coordinator_arguments());
+        command.env("TRAINYARD_TOKEN", &self.token);
         self.coordinator = Some(Daemon::start(self.sandbox, "coordinator", command));
+    }
+
+    /// Starts it below another program, as `strace`, whose arguments come first.
+    pub fn start_coordinator_below(&mut self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(program);
+        self.sandbox.settle(&mut command);
+        command.args(arguments).arg(trainyard()).args(self.coordinator_arguments());
+        command.env("TRAINYARD_TOKEN", &self.token);
+        self.coordinator = Some(Daemon::start(self.sandbox, "coordinator", command));
+    }
+
+    /// What `trainyard` is started with as this coordinator.
+    #[must_use]
+    pub fn coordinator_arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["coordinator".to_owned(), "--listen".to_owned(), self.address.clone()];
+        arguments.extend(["--state-dir".to_owned(), self.state_dir()]);
+        arguments.extend_from_slice(&self.settings);
+        arguments
+    }
+
+    /// The state directory of the coordinator.
+    #[must_use]
+    pub fn state_dir(&self) -> String {
+        self.sandbox.text("state/coordinator")
+    }
+
+    /// The coordinator's process.
+    ///
+    /// # Panics
+    /// It was killed.
+    pub fn coordinator(&mut self) -> &mut Daemon {
+        self.coordinator.as_mut().expect("it was started")
     }
 
     /// SIGKILL to the coordinator.

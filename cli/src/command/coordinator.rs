@@ -1,9 +1,13 @@
-//! `trainyard coordinator`: the coordinator's daemon.
+//! `trainyard coordinator`: the coordinator's daemon, and what an operator does with its database.
+
+mod backup;
+mod recover;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use trainyard_coordinator::Config;
+use clap::Subcommand;
+use trainyard_coordinator::{Config, Retention};
 use trainyard_core::coordinator as core;
 
 use super::COMMIT;
@@ -14,18 +18,48 @@ use crate::output::{self, Format};
 use crate::settings::Settings;
 use crate::yard;
 
-/// Run the coordinator's daemon.
+/// Run the coordinator's daemon, or back up, restore and recover its database.
 ///
 /// Every flag can also be set in the file given by --config (TOML, names with `_`), and in the environment as
 /// TRAINYARD_ and the name in capitals. A flag wins over the environment, and that over the file. The token
 /// comes from TRAINYARD_TOKEN or --token-file, else it is made once and kept in the state directory.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Examples:
   trainyard coordinator --state-dir /var/lib/trainyard
   trainyard coordinator --config /etc/trainyard/coordinator.toml --check-config
+  trainyard coordinator backup --to /srv/backup/trainyard.db
 
-Its tasks outlive it, however it ends.")]
+Its tasks outlive it, however it ends.",
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Coordinator {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Recover(recover::Recover),
+}
+
+impl Coordinator {
+    pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
+        match self.verb {
+            Some(Verb::Backup(verb)) => verb.run(format),
+            Some(Verb::Restore(verb)) => verb.run(format),
+            Some(Verb::Recover(verb)) => verb.run(format),
+            None => self.daemon.run(format),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Daemon {
     /// Settings, TOML.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -59,13 +93,25 @@ pub(crate) struct Coordinator {
     /// Tries of a job in a row that may end by the infrastructure's fault [default: 10]
     #[arg(long, value_name = "N")]
     infrastructure_tries: Option<String>,
+    /// Days for which jobs that have ended are kept, with their logs; 0: for ever [default: 90]
+    #[arg(long, value_name = "DAYS")]
+    retain_days: Option<String>,
+    /// How many jobs that have ended are kept, the newest; 0: any number [default: 0]
+    #[arg(long, value_name = "N")]
+    retain_jobs: Option<String>,
+    /// How many entries of the event log are kept, the newest; 0: any number [default: 1000000]
+    #[arg(long, value_name = "N")]
+    retain_events: Option<String>,
+    /// Begin anew where the database is lost: its jobs stay unknown, its logs are put aside.
+    #[arg(long)]
+    init: bool,
     /// Check the settings, print them with their sources, and do nothing else.
     #[arg(long)]
     check_config: bool,
 }
 
-impl Coordinator {
-    pub(crate) fn run(self, format: Format) -> anyhow::Result<u8> {
+impl Daemon {
+    fn run(self, format: Format) -> anyhow::Result<u8> {
         let mut settings = Settings::read(self.config.as_deref());
         let config = self.settings(&mut settings);
         let errors = settings.errors();
@@ -94,12 +140,7 @@ impl Coordinator {
         let seconds = |ms: u64| (ms / 1000).to_string();
         let listen: Option<SocketAddr> =
             settings.get("listen", self.listen.clone(), &format!("127.0.0.1:{PORT}"));
-        let default_dir = config::default_state_dir();
-        let state_dir: Option<PathBuf> =
-            settings.get("state_dir", self.state_dir.clone(), &default_dir.to_string_lossy());
-        if state_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
-            settings.refuse("state_dir: an absolute path is expected");
-        }
+        let state_dir = state_dir(settings, self.state_dir.clone());
         let token_file: Option<PathBuf> = settings.optional("token_file", self.token_file.clone());
         let insecure_listen =
             settings.get("insecure_listen", self.insecure_listen.then(|| "true".to_owned()), "false");
@@ -118,6 +159,11 @@ impl Coordinator {
         let tries = defaults.infrastructure_tries.to_string();
         let infrastructure_tries =
             settings.get("infrastructure_tries", self.infrastructure_tries.clone(), &tries);
+        let retention = Retention::default();
+        let retain_days = settings.get("retain_days", self.retain_days.clone(), &retention.days.to_string());
+        let retain_jobs = settings.get("retain_jobs", self.retain_jobs.clone(), &retention.jobs.to_string());
+        let retain_events =
+            settings.get("retain_events", self.retain_events.clone(), &retention.events.to_string());
         let ms = |seconds: u64| seconds.saturating_mul(1000);
         // Until it starts: a token that stands for the one in the state directory.
         let given =
@@ -137,6 +183,8 @@ impl Coordinator {
                 infrastructure_tries: infrastructure_tries?,
                 ..defaults
             },
+            retention: Retention { days: retain_days?, jobs: retain_jobs?, events: retain_events? },
+            init: self.init,
             commit: COMMIT.to_owned(),
         };
         if let Err(e) = config.check() {
@@ -144,4 +192,13 @@ impl Coordinator {
         }
         Some((config, token_file))
     }
+}
+
+fn state_dir(settings: &mut Settings, flag: Option<String>) -> Option<PathBuf> {
+    let default_dir = config::default_state_dir();
+    let state_dir: Option<PathBuf> = settings.get("state_dir", flag, &default_dir.to_string_lossy());
+    if state_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        settings.refuse("state_dir: an absolute path is expected");
+    }
+    state_dir
 }

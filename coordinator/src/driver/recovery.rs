@@ -20,9 +20,9 @@ impl Loop {
         answer: oneshot::Sender<Adopted>,
         batch: &mut Batch,
     ) {
-        let adoption = self.highest().and_then(|highest| {
-            Ok(recovery::adopt(&self.state, self.parts.clock.now(), highest, without)?)
-        });
+        let adoption = self
+            .highest()
+            .and_then(|highest| Ok(recovery::adopt(&self.state, self.parts.clock.now(), highest, without)?));
         match adoption {
             // Two operators at once: the second finds nothing left to do.
             Ok(_) if batch.adopted.is_some() => {

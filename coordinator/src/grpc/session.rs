@@ -77,8 +77,7 @@ impl Session {
         agents.sessions.heard(&node, crate::clock::wall_now());
         let (open, mut closed) = oneshot::channel();
         let link = Link { out: out.clone(), _open: open };
-        let answer =
-            agents.driver.join(*hello, link).await.map_err(unavailable)?;
+        let answer = agents.driver.join(*hello, link).await.map_err(unavailable)?;
         let welcome = match answer {
             Answer::Welcome(welcome) => welcome,
             Answer::Refused(reason) => {

@@ -39,7 +39,8 @@ async fn show(_: Authz<ReadNodes>, State(app): State<App>) -> Result<Json<Value>
         let connected = view.nodes.get(node).is_some_and(|node| node.session.is_some());
         for gang in gangs {
             let job = job_of(&app, *gang).await?;
-            foreign.push(json!({ "node": node, "gang": gang.to_string(), "job": job, "connected": connected }));
+            foreign
+                .push(json!({ "node": node, "gang": gang.to_string(), "job": job, "connected": connected }));
         }
     }
     let missing = if view.recovery.is_needed() { view.missing.as_slice() } else { &[] };
@@ -91,11 +92,7 @@ struct Adopt {
     without: BTreeSet<NodeId>,
 }
 
-async fn adopt(
-    _: Authz<Recover>,
-    State(app): State<App>,
-    Body(body): Body,
-) -> Result<Json<Value>, ApiError> {
+async fn adopt(_: Authz<Recover>, State(app): State<App>, Body(body): Body) -> Result<Json<Value>, ApiError> {
     let Adopt { without } = if body.is_empty() { Adopt::default() } else { read(&body)? };
     let adoption = app.driver.adopt(without).await.map_err(refused)?;
     let foreign: usize = adoption.foreign.values().map(BTreeSet::len).sum();

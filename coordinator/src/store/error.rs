@@ -73,7 +73,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Commits would be lost by a power cut.
-    #[error("{path} cannot be written durably (journal mode {journal}, synchronous {synchronous}): is it on a network file system?")]
+    #[error(
+        "{path} cannot be written durably (journal mode {journal}, synchronous {synchronous}): is it on a network file system?"
+    )]
     NotDurable {
         /// The database.
         path: PathBuf,

@@ -160,8 +160,7 @@ impl Store for MemoryStore {
             let old = limits.ended_before.is_some_and(|before| *at < before);
             (old || (i as u64) < beyond).then_some(*id)
         };
-        let jobs: Vec<JobId> =
-            ended.iter().enumerate().filter_map(goes).take(EXPIRE_JOBS as usize).collect();
+        let jobs: Vec<JobId> = ended.iter().enumerate().filter_map(goes).take(EXPIRE_JOBS as usize).collect();
         for id in &jobs {
             tables.jobs.remove(id);
             tables.plans.retain(|gang, _| gang.job != *id);

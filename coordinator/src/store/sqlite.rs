@@ -90,8 +90,7 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
-        let (sequence, next_job) =
-            write::commit(&mut self.writer, &self.spec_key, changes, self.next_job)?;
+        let (sequence, next_job) = write::commit(&mut self.writer, &self.spec_key, changes, self.next_job)?;
         self.next_job = next_job;
         for change in changes {
             if let Change::Adopt(adoption) = change {

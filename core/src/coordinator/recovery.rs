@@ -182,8 +182,7 @@ pub fn adopt(
     }
     let foreign = foreign.foreign;
     let detail = json!({ "generation": generation, "nextJob": next_job, "without": without });
-    let entry =
-        JournalEntry { at: now.wall, kind: "recovered", job_id: None, job: None, node: None, detail };
+    let entry = JournalEntry { at: now.wall, kind: "recovered", job_id: None, job: None, node: None, detail };
     Ok(Adoption { generation, next_job, lost, jobs, foreign, entry })
 }
 
@@ -278,7 +277,8 @@ pub(super) fn on_held(state: &mut State, now: Now, node: &NodeId, held: &HeldGan
 /// Nobody has a place for the result but the event log.
 pub(super) fn on_task_ended(state: &State, now: Now, node: &NodeId, ended: &TaskEnded, step: &mut Step) {
     if is_foreign(state, ended.attempt.gang_id()) {
-        let detail = json!({ "attempt": ended.attempt.to_string(), "exit": ended.exit, "cause": ended.cause });
+        let detail =
+            json!({ "attempt": ended.attempt.to_string(), "exit": ended.exit, "cause": ended.cause });
         state.journal_node(now, "foreignEnded", node, detail, step);
     }
 }

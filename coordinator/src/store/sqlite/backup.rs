@@ -49,7 +49,9 @@ pub enum BackupError {
     #[error("{0} exists: choose another name, or replace it (--replace)")]
     Exists(PathBuf),
     /// Written by a later version.
-    #[error("{path} was written by a later version of Trainyard (schema {found}, this version knows {known})")]
+    #[error(
+        "{path} was written by a later version of Trainyard (schema {found}, this version knows {known})"
+    )]
     Newer {
         /// The database.
         path: PathBuf,
@@ -148,9 +150,7 @@ pub(super) fn copy(
         .and_then(|backup| backup.run_to_completion(STEP_PAGES, std::time::Duration::ZERO, None));
     whole.map_err(sqlite)?;
     // One file, without a write-ahead log beside it, wherever it is copied to.
-    let mode: String = copy
-        .query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0))
-        .map_err(sqlite)?;
+    let mode: String = copy.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0)).map_err(sqlite)?;
     debug_assert_eq!(mode, "delete");
     integrity_check(&copy, source)?;
     let after = facts(&copy, source)?;
@@ -207,8 +207,9 @@ fn integrity_check(connection: &Connection, path: &Path) -> Result<(), BackupErr
 
 /// Over every row of every table, in the order of its primary key.
 fn rows_sha256(connection: &Connection) -> Result<String, rusqlite::Error> {
-    let mut tables = connection
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?;
+    let mut tables = connection.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name",
+    )?;
     let names = tables.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     let mut hash = Sha256::new();
     for name in names {

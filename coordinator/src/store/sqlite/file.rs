@@ -106,8 +106,7 @@ pub(super) fn remember(path: &Path) -> Result<(), OpenError> {
         return Ok(());
     }
     let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&mark)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&mark)?;
         file.write_all(MARK_TEXT.as_bytes())?;
         file.sync_all()?;
         sync_folder(&mark)

@@ -1,8 +1,10 @@
 //! Opening the database: version, damage, schema, generation.
 
+use std::ffi::c_int;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use trainyard_core::id::{Generation, JobId};
 
 use crate::store::{OpenError, secrets};
@@ -35,8 +37,33 @@ pub(super) fn writer(path: &Path, has_schema: bool) -> Result<Connection, OpenEr
         return Err(OpenError::NotDurable { path: path.to_owned(), journal, synchronous });
     }
     migrate(&mut connection, path, has_schema)?;
+    connection.wal_hook(Some(checkpoint)).map_err(sqlite)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Frames in the write-ahead log from which on a commit moves them into the database's own file.
+const CHECKPOINT_FRAMES: c_int = 1000;
+
+/// In the place of SQLite's own, which forgets that an fsync has failed and tries it again at the next commit, when
+/// the kernel may say that all is well. The error is the commit's here, and ends the coordinator.
+fn checkpoint(log: &mut Wal, frames: c_int) -> Result<(), rusqlite::Error> {
+    if frames < CHECKPOINT_FRAMES {
+        return Ok(());
+    }
+    match log.checkpoint() {
+        Ok(()) => Ok(()),
+        // Nothing is lost: the frames stay in the log.
+        Err(error)
+            if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// As `PRAGMA synchronous` says it.
@@ -55,9 +82,7 @@ fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
         Ok(finding) if finding == "ok" => Ok(()),
         Ok(finding) => Err(damaged(finding)),
         Err(source) => match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-                Err(damaged(source.to_string()))
-            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Err(damaged(source.to_string())),
             Some(_) | None => Err(OpenError::Sqlite { path: path.to_owned(), source }),
         },
     }
@@ -150,4 +175,19 @@ pub(super) fn set_meta(connection: &Connection, name: &str, value: &str) -> Resu
     let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     connection.prepare_cached(sql)?.execute([name, value])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::file;
+
+    #[test]
+    fn n1_commits_wait_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trainyard.db");
+        file::begin(&path, false).unwrap();
+        let connection = writer(&path, false).unwrap();
+        assert_eq!(durability(&connection).unwrap(), ("wal".to_owned(), SYNCHRONOUS_FULL));
+    }
 }

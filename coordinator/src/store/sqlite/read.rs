@@ -51,7 +51,8 @@ pub(super) fn stored(connection: &Connection, next_job: JobId) -> Result<Stored,
 
 fn numbers(connection: &Connection) -> Result<Numbers, StoreError> {
     let what = "read the numbers of jobs";
-    let next_job = meta(connection, what, "next_job")?.and_then(|text| text.parse().ok()).map_or(JobId(1), JobId);
+    let next_job =
+        meta(connection, what, "next_job")?.and_then(|text| text.parse().ok()).map_or(JobId(1), JobId);
     let lost = meta(connection, what, "lost_jobs")?.map(|text| json(what, &text)).transpose()?;
     let restored = meta(connection, what, "restored")?.is_some();
     Ok(Numbers { next_job, lost: lost.unwrap_or_default(), restored })

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -73,6 +74,7 @@ pub fn restore(folder: &Path, from: &Path) -> Result<Restored, RestoreError> {
         let path = path.to_owned();
         move |source| RestoreError::Io { path, source }
     };
+    own_as(&new, folder).map_err(io(&new))?;
     backup::sync(&new).map_err(io(&new))?;
     let replaced = put_aside(&path).map_err(io(&path))?;
     fs::rename(&new, &path).map_err(io(&path))?;
@@ -80,6 +82,15 @@ pub fn restore(folder: &Path, from: &Path) -> Result<Restored, RestoreError> {
     file::remember(&path)?;
     let holds = BackedUp { file: from.to_owned(), ..holds };
     Ok(Restored { database: path, holds, replaced })
+}
+
+/// Restored by root, it still is the coordinator's own.
+fn own_as(new: &Path, folder: &Path) -> io::Result<()> {
+    let (owner, is) = (fs::metadata(folder)?, fs::metadata(new)?);
+    if (owner.uid(), owner.gid()) == (is.uid(), is.gid()) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(new, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Database, write-ahead log and shared memory get one new name, in this order: cut off between two of them, a

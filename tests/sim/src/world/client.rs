@@ -104,5 +104,6 @@ fn word(answer: &Answer) -> &'static str {
         Answer::NotFound(_) => "not found",
         Answer::Welcome(_) => "welcome",
         Answer::Refused(_) => "refused",
+        Answer::Stopping { .. } => "stopping",
     }
 }

@@ -15,6 +15,8 @@ use trainyard_core::coordinator::{
 use trainyard_core::id::{Epoch, GangId, Generation, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 use trainyard_core::session::{Hello, NodeFacts, Report};
+use trainyard_core::spec::JobSpec;
+use trainyard_core::spec::JobSpec;
 
 use super::clock::Clock;
 use super::net::{Down, Up};
@@ -210,6 +212,10 @@ impl Coordinator {
                 .collect(),
             next_job: JobId(self.store.next_job),
             jobs,
+            // No database goes back here.
+            restored: false,
+            lost: Vec::new(),
+            foreign: BTreeMap::new(),
         }
     }
 }
@@ -593,26 +599,26 @@ impl World {
 
 impl Process {
     fn event(&mut self, store: &Store, message: Message) -> Event {
-        let finished = |state: &State, key: &JobKey| {
+        let finished = |state: &State, key: &JobKey, offered: Option<&JobSpec>| {
             let folded = key.folded();
             if state.names.contains_key(&folded) {
                 return None;
             }
             let job = store.jobs.values().find(|job| !job.is_open() && job.key.folded() == folded)?;
-            Some(FinishedJob { id: job.id, spec: job.spec.clone() })
+            Some(FinishedJob { id: job.id, same_spec: offered == Some(&job.spec) })
         };
         match message {
             Message::Event(event) => *event,
             Message::Submit(asker, job) => {
-                let finished = finished(&self.state, &job.key);
+                let finished = finished(&self.state, &job.key, Some(&job.spec));
                 Event::Submitted { reply: self.ask(asker), job, finished }
             }
             Message::Cancel(asker, key) => {
-                let finished = finished(&self.state, &key);
+                let finished = finished(&self.state, &key, None);
                 Event::Cancelled { reply: self.ask(asker), key, finished }
             }
             Message::Delete(asker, key) => {
-                let finished = finished(&self.state, &key);
+                let finished = finished(&self.state, &key, None);
                 Event::Deleted { reply: self.ask(asker), key, finished }
             }
             Message::Join(asker, hello) => Event::NodeJoined { reply: self.ask(asker), hello },

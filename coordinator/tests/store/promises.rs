@@ -1,109 +1,22 @@
-//! One list of promises, kept by the store in memory and by the one in SQLite; and what only SQLite has.
+//! One list of promises, kept by the store in memory and by the one in SQLite.
 
 use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::json;
 use trainyard_coordinator::store::{
-    Change, Experiment, FailingStore, Failure, JobsQuery, MemoryStore, OpenError, SqliteStore, Store,
-    StoreError, Workspace,
+    Change, EXPIRE_JOBS, Experiment, FailingStore, Failure, JobsQuery, Limits, MemoryStore, SqliteStore,
+    Store, StoreError, Workspace,
 };
-use trainyard_core::coordinator::effect::JournalEntry;
-use trainyard_core::coordinator::reason::EndReason;
-use trainyard_core::coordinator::state::{Gang, GangNode, Job, JobPhase, NodePhase};
-use trainyard_core::coordinator::{JobKey, Record};
+use trainyard_core::coordinator::Record;
+use trainyard_core::coordinator::state::{Job, JobPhase};
 use trainyard_core::id::{Epoch, GangId, GangNo, Generation, JobId, NodeId};
-use trainyard_core::plan::{NodePlan, PortSpace};
+use trainyard_core::plan::PortSpace;
 use trainyard_core::session::NodeFacts;
-use trainyard_core::spec;
 use trainyard_core::text::Name;
-use trainyard_core::unit::{Tick, WallMs};
+use trainyard_core::unit::WallMs;
 
-fn key(job: &str) -> JobKey {
-    JobKey {
-        subscription: "Sub".to_owned(),
-        resource_group: "rg".to_owned(),
-        workspace: Name::parse("W").unwrap(),
-        experiment: Name::parse("e").unwrap(),
-        job: Name::parse(job).unwrap(),
-    }
-}
-
-fn job(id: u64, name: &str) -> Job {
-    let document = json!({ "properties": {
-        "cluster": { "id": "/subscriptions/Sub/resourceGroups/rg/providers/Microsoft.BatchAI/workspaces/W/clusters/default" },
-        "nodeCount": 1,
-        "customToolkitSettings": { "commandLine": "true" },
-        "stdOutErrPathPrefix": "$AZ_BATCHAI_JOB_TEMP_DIR",
-        "secrets": [{ "name": "PASSWORD", "value": "canary-7f3a" }],
-    }});
-    let options = spec::Options { source: spec::Source::RestBody, ..Default::default() };
-    Job {
-        id: JobId(id),
-        key: key(name),
-        uuid: "u".to_owned(),
-        spec: spec::read(document.to_string().as_bytes(), &options).unwrap().spec,
-        created: WallMs(1),
-        transition: WallMs(2),
-        started: None,
-        phase: JobPhase::Queued { not_before: None },
-        gangs: 0,
-        retries_used: 0,
-        infrastructure_faults: 0,
-        taken_ports: vec![],
-        cancelled: false,
-        delete_when_ended: false,
-        history: vec![],
-    }
-}
-
-fn active(id: u64, name: &str) -> (Job, NodePlan) {
-    let gang = GangId { job: JobId(id), gang: GangNo(1) };
-    let node = NodeId("node-0".to_owned());
-    let phase = JobPhase::Active(Box::new(Gang {
-        id: gang,
-        nodes: vec![GangNode { node: node.clone(), phase: NodePhase::Preparing, space: None }],
-        tasks: vec![],
-        lease_ms: 5,
-        deadline: Tick(0),
-        outcome: None,
-    }));
-    let plan = NodePlan {
-        node,
-        job_temp: "/t".to_owned(),
-        directories: vec![],
-        host_mounts: vec![],
-        mounted_directories: vec![],
-        files: vec![],
-        std_dir: "/s".to_owned(),
-        execution_log: "execution.log".to_owned(),
-        preparation: None,
-        ports: vec![],
-        tasks: vec![],
-        notes: vec![],
-    };
-    (Job { phase, gangs: 1, ..job(id, name) }, plan)
-}
-
-fn ended(id: u64, name: &str) -> Job {
-    let phase = JobPhase::Ended { reason: EndReason::Succeeded, at: WallMs(9), tasks: vec![], gang: None };
-    Job { phase, ..job(id, name) }
-}
-
-fn put(job: &Job) -> Change {
-    Change::Record(Record::PutJob(Box::new(job.clone())))
-}
-
-fn journal(kind: &'static str, job: u64) -> Change {
-    Change::Record(Record::Journal(JournalEntry {
-        at: WallMs(3),
-        kind,
-        job_id: Some(JobId(job)),
-        job: Some("j".to_owned()),
-        node: None,
-        detail: json!({ "a": 1 }),
-    }))
-}
+use crate::jobs::*;
 
 /// What every store promises. `reopen` gives the store that a later start finds.
 fn promises<S: Store>(mut store: S, reopen: impl FnOnce(S) -> S) {
@@ -138,10 +51,13 @@ fn promises<S: Store>(mut store: S, reopen: impl FnOnce(S) -> S) {
     assert_eq!(store.commit(&changes).unwrap(), [1, 2]);
     assert_eq!(store.commit(&[journal("jobEnded", 3)]).unwrap(), [3]);
 
-    let finished = store.finished(&key("DONE").folded()).unwrap().unwrap();
-    assert_eq!(finished.id, JobId(3));
-    assert_eq!(finished.spec, job(3, "done").spec, "secrets included");
-    assert!(store.finished(&key("running").folded()).unwrap().is_none());
+    assert_eq!(finished(&mut store, "DONE", Some(&job(3, "done"))), Some((JobId(3), true)));
+    let other_command = job_with(3, "done", "false", "canary-7f3a");
+    assert_eq!(finished(&mut store, "done", Some(&other_command)), Some((JobId(3), false)));
+    let other_secret = job_with(3, "done", "true", "another");
+    assert_eq!(finished(&mut store, "done", Some(&other_secret)), Some((JobId(3), false)));
+    assert_eq!(finished(&mut store, "done", None), Some((JobId(3), false)));
+    assert_eq!(finished(&mut store, "running", Some(&job(2, "running"))), None);
 
     let reader = store.reader();
     assert_eq!(reader.job(&key("RUNNING").folded()).unwrap().unwrap().id, JobId(2));
@@ -188,6 +104,12 @@ fn promises<S: Store>(mut store: S, reopen: impl FnOnce(S) -> S) {
     assert_eq!(store.reader().job_by_id(JobId(2)).unwrap().map(|job| job.id), None);
     assert_eq!(store.reader().plan(gang).unwrap(), None);
     assert_eq!(store.load().unwrap().next_job, JobId(10));
+}
+
+/// The finished job of this name, and whether its spec is the offered job's.
+fn finished(store: &mut dyn Store, name: &str, offered: Option<&Job>) -> Option<(JobId, bool)> {
+    let found = store.finished(&key(name).folded(), offered.map(|job| &job.spec)).unwrap();
+    found.map(|found| (found.id, found.same_spec))
 }
 
 fn parents<S: Store>(store: &mut S) {
@@ -270,15 +192,6 @@ fn half_a_batch_is_never_stored() {
     assert!(store.reader().journal(0, 10).unwrap().is_empty());
 }
 
-#[test]
-fn a_second_opener_is_refused_until_the_first_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path()).unwrap();
-    assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Locked(_))));
-    drop(store);
-    assert!(SqliteStore::open(dir.path()).is_ok());
-}
-
 fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -302,46 +215,97 @@ fn nobody_else_can_read_the_database_and_secrets_stand_apart() {
     assert_eq!((count("jobs"), count("job_secrets")), (0, 1));
 }
 
+fn ended_at(id: u64, at: u64) -> Job {
+    let mut job = ended(id, &format!("job{id}"));
+    if let JobPhase::Ended { at: end, .. } = &mut job.phase {
+        *end = WallMs(i64::try_from(at).unwrap());
+    }
+    job
+}
+
+/// Old jobs go in small transactions, the oldest first; open ones stay whatever their age.
+fn expires<S: Store>(mut store: S) {
+    assert_eq!(EXPIRE_JOBS, 50, "what follows counts with it");
+    let mut changes: Vec<Change> = (1..=70).map(|id| put(&ended_at(id, id))).collect();
+    changes.extend([put(&job(1000, "waits")), put(&active(1001, "runs").0)]);
+    changes.extend((1..=10).map(|id| journal("jobEnded", id)));
+    store.commit(&changes).unwrap();
+
+    assert!(store.expire(&Limits::default()).unwrap().is_empty());
+    let limits = Limits { ended_before: Some(WallMs(61)), jobs: None, events: None };
+    let first = store.expire(&limits).unwrap();
+    assert_eq!(first.jobs, (1..=50).map(JobId).collect::<Vec<_>>());
+    assert_eq!(store.expire(&limits).unwrap().jobs, (51..=60).map(JobId).collect::<Vec<_>>());
+    assert!(store.expire(&limits).unwrap().is_empty());
+    let limits = Limits { ended_before: None, jobs: Some(7), events: Some(4) };
+    let last = store.expire(&limits).unwrap();
+    assert_eq!((last.jobs, last.events), ((61..=63).map(JobId).collect::<Vec<_>>(), 6));
+    assert!(store.expire(&limits).unwrap().is_empty());
+
+    let all = JobsQuery { limit: 100, ..JobsQuery::default() };
+    let left: Vec<u64> = store.reader().jobs(&all).unwrap().iter().map(|job| job.id.0).collect();
+    assert_eq!(left, [64, 65, 66, 67, 68, 69, 70, 1000, 1001]);
+    let numbers: Vec<u64> = store.reader().journal(0, 100).unwrap().iter().map(|entry| entry.seq).collect();
+    assert_eq!(numbers, [7, 8, 9, 10]);
+    assert_eq!(store.commit(&[journal("jobEnded", 1)]).unwrap(), [11], "a number is never given again");
+    // Its name is free again, its number is not.
+    assert_eq!(finished(&mut store, "job1", Some(&job(1, "job1"))), None);
+    assert_eq!(store.load().unwrap().next_job, JobId(1002));
+}
+
 #[test]
-fn damage_and_later_versions_are_refused_with_a_reason() {
+fn retention_in_memory_removes_the_oldest_in_small_parts() {
+    expires(MemoryStore::new());
+}
+
+#[test]
+fn retention_in_sqlite_removes_the_oldest_in_small_parts() {
     let dir = tempfile::tempdir().unwrap();
+    expires(SqliteStore::open(dir.path()).unwrap());
+}
+
+#[test]
+fn the_secrets_of_a_job_that_has_ended_are_wiped_from_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = SqliteStore::open(dir.path()).unwrap();
+    store.commit(&[put(&job(1, "a"))]).unwrap();
+    store.commit(&[put(&ended(1, "a"))]).unwrap();
+    assert_eq!(finished(&mut store, "a", Some(&job(1, "a"))), Some((JobId(1), true)), "by its hash");
+    drop(store);
     drop(SqliteStore::open(dir.path()).unwrap());
-    let path = dir.path().join("trainyard.db");
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    connection
-        .execute("INSERT INTO refinery_schema_history (version, name, applied_on, checksum) VALUES (99, 'x', '2030-01-01T00:00:00Z', '1')", [])
-        .unwrap();
-    drop(connection);
-    assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Newer { found: 99, .. })));
-
-    std::fs::write(
-        &path,
-        "this is no database, whatever its name says, and it is long enough to be looked at",
-    )
-    .unwrap();
-    assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Damaged { .. })));
-
-    std::fs::remove_file(&path).unwrap();
-    std::fs::create_dir_all(dir.path().join("logs/1.1")).unwrap();
-    let error = SqliteStore::open(dir.path()).err().unwrap();
-    assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(11).any(|window| window == b"canary-7f3a"), "{}", path.display());
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// After any history of batches, both stores list the same jobs in the same states.
+    /// After any history of batches and removals, both stores list the same jobs in the same states, and say the
+    /// same about a repeated submit.
     #[test]
-    fn both_stores_agree(steps in proptest::collection::vec((1_u64..6, 0_u8..4), 1..30)) {
+    fn both_stores_agree(steps in proptest::collection::vec((1_u64..6, 0_u8..7), 1..40)) {
         let dir = tempfile::tempdir().unwrap();
         let mut sqlite = SqliteStore::open(dir.path()).unwrap();
         let mut memory = MemoryStore::new();
         for (id, what) in steps {
             let name = format!("job{id}");
+            let limits = match what {
+                5 => Some(Limits { jobs: Some(id), events: Some(id), ended_before: None }),
+                6 => Some(Limits { ended_before: Some(WallMs(id as i64)), ..Limits::default() }),
+                _ => None,
+            };
+            if let Some(limits) = limits {
+                prop_assert_eq!(sqlite.expire(&limits).unwrap(), memory.expire(&limits).unwrap());
+                continue;
+            }
             let change = match what {
                 0 => put(&job(id, &name)),
                 1 => put(&active(id, &name).0),
                 2 => put(&ended(id, &name)),
+                3 => put(&ended_at(id, 6 - id)),
                 _ => Change::Record(Record::DeleteJob(JobId(id))),
             };
             let changes = [change, journal("jobStarted", id)];
@@ -353,7 +317,22 @@ proptest! {
             jobs.iter().map(|job| (job.id.0, job.execution_state())).collect()
         };
         prop_assert_eq!(show(&sqlite), show(&memory));
+        let numbers = |store: &dyn Store| -> Vec<u64> {
+            store.reader().journal(0, 100).unwrap().iter().map(|entry| entry.seq).collect()
+        };
+        prop_assert_eq!(numbers(&sqlite), numbers(&memory));
         prop_assert_eq!(sqlite.load().unwrap().next_job, memory.load().unwrap().next_job);
-        prop_assert_eq!(sqlite.load().unwrap().jobs.len(), memory.load().unwrap().jobs.len());
+        let open = |store: &mut dyn Store| -> Vec<_> {
+            store.load().unwrap().jobs.into_iter().map(|job| (job.id, job.spec)).collect()
+        };
+        prop_assert_eq!(open(&mut sqlite), open(&mut memory), "secrets included");
+        for id in 1..6 {
+            let name = format!("job{id}");
+            for (command, secret) in [("true", "canary-7f3a"), ("false", "canary-7f3a"), ("true", "x")] {
+                let offered = job_with(id, &name, command, secret);
+                let of_sqlite = finished(&mut sqlite, &name, Some(&offered));
+                prop_assert_eq!(of_sqlite, finished(&mut memory, &name, Some(&offered)));
+            }
+        }
     }
 }
