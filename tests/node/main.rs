@@ -2,6 +2,7 @@
 
 mod command_line;
 mod crash;
+mod database;
 mod examples;
 mod gpus;
 mod images;
@@ -11,7 +12,6 @@ mod network;
 mod recovery;
 mod run;
 mod secrets;
-mod store;
 mod systemd;
 mod tensorflow_form;
 mod up;

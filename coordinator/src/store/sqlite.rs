@@ -59,8 +59,8 @@ impl SqliteStore {
         let begun_anew = file::begin(&path, init)?;
         let has_schema = file::was_made(&path) && !begun_anew;
         let mut writer = open::writer(&path, has_schema)?;
-        let started = open::start(&mut writer, begun_anew)
-            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let started =
+            open::start(&mut writer, begun_anew).map_err(|source| open::refused(&path, source))?;
         file::remember(&path)?;
         let reader = Arc::new(read::Reader::new(path));
         let open::Started { generation, next_job, spec_key } = started;
@@ -90,7 +90,8 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
-        let (sequence, next_job) = write::commit(&mut self.writer, &self.spec_key, changes, self.next_job)?;
+        let written = write::commit(&mut self.writer, &self.spec_key, changes, self.next_job);
+        let (sequence, next_job) = self.watch(written)?;
         self.next_job = next_job;
         for change in changes {
             if let Change::Adopt(adoption) = change {
@@ -101,15 +102,31 @@ impl Store for SqliteStore {
     }
 
     fn expire(&mut self, limits: &Limits) -> Result<Expired, StoreError> {
-        expire::expire(&mut self.writer, limits)
+        let expired = expire::expire(&mut self.writer, limits);
+        self.watch(expired)
     }
 
     fn check_space(&mut self) -> Result<(), StoreError> {
-        write::check_space(&mut self.writer)
+        let looked = write::check_space(&mut self.writer);
+        self.watch(looked)
     }
 
     fn reader(&self) -> Arc<dyn Read> {
         self.reader.clone()
+    }
+}
+
+impl SqliteStore {
+    /// After an error of the disk nothing is synced again, also not by closing: what the kernel has dropped, a
+    /// later sync would only call durable.
+    fn watch<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Broken { .. }) = result {
+            let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            if let Err(error) = self.writer.set_db_config(config, true) {
+                tracing::error!(%error, "SQLite may write once more when it is closed");
+            }
+        }
+        result
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opening the database: version, damage, schema, generation.
 
-use std::ffi::c_int;
 use std::path::Path;
 
 use rusqlite::hooks::Wal;
@@ -21,7 +20,7 @@ pub(super) fn writer(path: &Path, has_schema: bool) -> Result<Connection, OpenEr
     if rusqlite::version_number() < SQLITE_AT_LEAST {
         return Err(OpenError::OldSqlite(rusqlite::version().to_owned()));
     }
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| refused(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     quick_check(&connection, path)?;
@@ -36,33 +35,26 @@ pub(super) fn writer(path: &Path, has_schema: bool) -> Result<Connection, OpenEr
     if (journal.as_str(), synchronous) != ("wal", SYNCHRONOUS_FULL) {
         return Err(OpenError::NotDurable { path: path.to_owned(), journal, synchronous });
     }
-    migrate(&mut connection, path, has_schema)?;
     connection.wal_hook(Some(checkpoint)).map_err(sqlite)?;
+    migrate(&mut connection, path, has_schema)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-/// Frames in the write-ahead log from which on a commit moves them into the database's own file.
-const CHECKPOINT_FRAMES: c_int = 1000;
+/// Pages of the write-ahead log from which on they are copied into the database.
+const CHECKPOINT_PAGES: i32 = 1000;
 
-/// In the place of SQLite's own, which forgets that an fsync has failed and tries it again at the next commit, when
-/// the kernel may say that all is well. The error is the commit's here, and ends the coordinator.
-fn checkpoint(log: &mut Wal, frames: c_int) -> Result<(), rusqlite::Error> {
-    if frames < CHECKPOINT_FRAMES {
+/// In the place of SQLite's own, which keeps its errors to itself: a failed sync has to end the process.
+fn checkpoint(wal: &mut Wal, pages: i32) -> Result<(), rusqlite::Error> {
+    if pages < CHECKPOINT_PAGES {
         return Ok(());
     }
-    match log.checkpoint() {
-        Ok(()) => Ok(()),
-        // Nothing is lost: the frames stay in the log.
-        Err(error)
-            if matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-            ) =>
-        {
+    match wal.checkpoint() {
+        Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) => {
+            // What was committed is durable in the log, which grows until a later try.
             Ok(())
         }
-        Err(error) => Err(error),
+        other => other,
     }
 }
 
@@ -81,17 +73,25 @@ fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     match finding {
         Ok(finding) if finding == "ok" => Ok(()),
         Ok(finding) => Err(damaged(finding)),
-        Err(source) => match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Err(damaged(source.to_string())),
-            Some(_) | None => Err(OpenError::Sqlite { path: path.to_owned(), source }),
-        },
+        Err(source) => Err(refused(path, source)),
+    }
+}
+
+/// Damage shows in any statement.
+pub(super) fn refused(path: &Path, source: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            OpenError::Damaged { path, finding: source.to_string() }
+        }
+        Some(_) | None => OpenError::Sqlite { path, source },
     }
 }
 
 fn migrate(connection: &mut Connection, path: &Path, has_schema: bool) -> Result<(), OpenError> {
     let migration = |source| OpenError::Migration { path: path.to_owned(), source: Box::new(source) };
     let known = known();
-    let found = applied(connection).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+    let found = applied(connection).map_err(|source| refused(path, source))?;
     if found == 0 && has_schema {
         let finding = "its tables are gone: was its write-ahead log removed?".to_owned();
         return Err(OpenError::Damaged { path: path.to_owned(), finding });
