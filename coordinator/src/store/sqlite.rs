@@ -59,8 +59,7 @@ impl SqliteStore {
         let begun_anew = file::begin(&path, init)?;
         let has_schema = file::was_made(&path) && !begun_anew;
         let mut writer = open::writer(&path, has_schema)?;
-        let started =
-            open::start(&mut writer, begun_anew).map_err(|source| open::refused(&path, source))?;
+        let started = open::start(&mut writer, begun_anew).map_err(|source| open::refused(&path, source))?;
         file::remember(&path)?;
         let reader = Arc::new(read::Reader::new(path));
         let open::Started { generation, next_job, spec_key } = started;

@@ -30,7 +30,11 @@ fn database(folder: &Path) -> Vec<(u64, String, &'static str)> {
             if id % 3 == 0 { put(&ended(id, &format!("j{id}"))) } else { put(&job(id, &format!("j{id}"))) };
         store.commit(&[change, journal("jobSubmitted", id)]).unwrap();
     }
-    contents(&store)
+    let contents = contents(&store);
+    drop(store);
+    // Everything is in the file itself then, and the log is empty.
+    drop(SqliteStore::open(folder).unwrap());
+    contents
 }
 
 fn names_restore(error: &OpenError) -> bool {

@@ -244,7 +244,7 @@ fn feed(hash: &mut Sha256, value: ValueRef<'_>) {
 }
 
 /// A copy that is not finished; SQLite may have put a journal beside it.
-fn remove(temporary: &Path) {
+pub(super) fn remove(temporary: &Path) {
     for path in [temporary.to_owned(), file::with_suffix(temporary, "-journal")] {
         match fs::remove_file(&path) {
             Ok(()) => {}

@@ -1,11 +1,14 @@
 //! Opening the database: version, damage, schema, generation.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use trainyard_core::id::{Generation, JobId};
 
+use super::file;
 use crate::store::{OpenError, secrets};
 
 mod schema {
@@ -21,6 +24,7 @@ pub(super) fn writer(path: &Path, has_schema: bool) -> Result<Connection, OpenEr
         return Err(OpenError::OldSqlite(rusqlite::version().to_owned()));
     }
     let sqlite = |source| refused(path, source);
+    whole_pages(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     quick_check(&connection, path)?;
@@ -50,7 +54,9 @@ fn checkpoint(wal: &mut Wal, pages: i32) -> Result<(), rusqlite::Error> {
         return Ok(());
     }
     match wal.checkpoint() {
-        Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) => {
+        Err(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) =>
+        {
             // What was committed is durable in the log, which grows until a later try.
             Ok(())
         }
@@ -65,6 +71,33 @@ fn durability(connection: &Connection) -> Result<(String, i64), rusqlite::Error>
     let journal = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     let synchronous = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     Ok((journal, synchronous))
+}
+
+/// SQLite fills up a last page that was cut off, and says nothing. With a write-ahead log beside it that is right:
+/// a power cut has met a checkpoint.
+fn whole_pages(path: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let log = std::fs::metadata(file::with_suffix(path, "-wal"));
+    if log.is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let mut header = [0; 18];
+    let mut file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    if file.read_exact(&mut header).is_err() {
+        // Empty, or too short to be anything: SQLite's to judge.
+        return Ok(());
+    }
+    // Of 65,536 bytes, if it says 1.
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        page => u64::from(page),
+    };
+    if page >= 512 && !length.is_multiple_of(page) {
+        let finding = "its end is cut off".to_owned();
+        return Err(OpenError::Damaged { path: path.to_owned(), finding });
+    }
+    Ok(())
 }
 
 fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
@@ -180,7 +213,6 @@ pub(super) fn set_meta(connection: &Connection, name: &str, value: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::file;
 
     #[test]
     fn n1_commits_wait_for_the_disk() {

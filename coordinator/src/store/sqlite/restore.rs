@@ -69,19 +69,30 @@ pub fn restore(folder: &Path, from: &Path) -> Result<Restored, RestoreError> {
         return Err(RestoreError::Itself(path));
     }
     let new = file::with_suffix(&path, ".new");
-    let holds = backup::copy(from, &new, |copy| open::set_meta(copy, "restored", "from a backup"))?;
+    let made = backup::copy(from, &new, |copy| open::set_meta(copy, "restored", "from a backup"));
+    let put = made.map_err(RestoreError::from).and_then(|holds| {
+        let replaced = put_in_place(folder, &path, &new)?;
+        let holds = BackedUp { file: from.to_owned(), ..holds };
+        Ok(Restored { database: path, holds, replaced })
+    });
+    if put.is_err() {
+        backup::remove(&new);
+    }
+    put
+}
+
+fn put_in_place(folder: &Path, path: &Path, new: &Path) -> Result<Option<PathBuf>, RestoreError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| RestoreError::Io { path, source }
     };
-    own_as(&new, folder).map_err(io(&new))?;
-    backup::sync(&new).map_err(io(&new))?;
-    let replaced = put_aside(&path).map_err(io(&path))?;
-    fs::rename(&new, &path).map_err(io(&path))?;
-    file::sync_folder(&path).map_err(io(&path))?;
-    file::remember(&path)?;
-    let holds = BackedUp { file: from.to_owned(), ..holds };
-    Ok(Restored { database: path, holds, replaced })
+    own_as(new, folder).map_err(io(new))?;
+    backup::sync(new).map_err(io(new))?;
+    let replaced = put_aside(path).map_err(io(path))?;
+    fs::rename(new, path).map_err(io(path))?;
+    file::sync_folder(path).map_err(io(path))?;
+    file::remember(path)?;
+    Ok(replaced)
 }
 
 /// Restored by root, it still is the coordinator's own.

@@ -16,7 +16,6 @@ use trainyard_core::id::{Epoch, GangId, Generation, JobId, NodeId};
 use trainyard_core::plan::NodePlan;
 use trainyard_core::session::{Hello, NodeFacts, Report};
 use trainyard_core::spec::JobSpec;
-use trainyard_core::spec::JobSpec;
 
 use super::clock::Clock;
 use super::net::{Down, Up};
