@@ -29,7 +29,15 @@ pub struct AgentConfig {
     pub metrics_period: Option<Duration>,
     /// Whether to keep each task in a cgroup where the rights suffice. Default: yes.
     pub cgroups: bool,
+    /// Bytes of logs of one attempt that this node keeps until they are stored; what is more is dropped, the
+    /// oldest first, and recorded as a gap. Default [`LOG_QUOTA_BYTES`], at least [`LOG_QUOTA_BYTES_MIN`].
+    pub log_quota_bytes: u64,
 }
+
+/// 1 GiB.
+pub const LOG_QUOTA_BYTES: u64 = 1 << 30;
+/// 1 MiB: some blocks of an upload.
+pub const LOG_QUOTA_BYTES_MIN: u64 = 1 << 20;
 
 /// What is wrong with a setting, with the cure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +66,9 @@ pub enum ConfigError {
     /// The period of the metrics.
     #[error("metrics_period: {0:?} is shorter than 100 ms")]
     MetricsPeriod(Duration),
+    /// The quota of logs.
+    #[error("log_quota: {0} bytes are too few; give 1048576 (1 MiB) or more")]
+    LogQuota(u64),
 }
 
 impl AgentConfig {
@@ -95,6 +106,9 @@ impl AgentConfig {
         if let Some(library) = self.nvml_library.as_ref().filter(|library| !library.is_file()) {
             return Err(ConfigError::NvmlLibrary(library.clone()));
         }
+        if self.log_quota_bytes < LOG_QUOTA_BYTES_MIN {
+            return Err(ConfigError::LogQuota(self.log_quota_bytes));
+        }
         match self.metrics_period {
             Some(period) if period < Duration::from_millis(100) => Err(ConfigError::MetricsPeriod(period)),
             Some(_) | None => Ok(()),
@@ -118,6 +132,7 @@ mod tests {
             gpu_share: None,
             metrics_period: None,
             cgroups: true,
+            log_quota_bytes: LOG_QUOTA_BYTES,
         }
     }
 
@@ -144,6 +159,7 @@ mod tests {
         assert_eq!(check(|c| c.address = "fe80::1".into()), Ok(()));
         assert!(matches!(check(|c| c.shim = "/etc/passwd".into()), Err(ConfigError::Shim(_))));
         assert!(matches!(check(|c| c.nvml_library = Some("/none".into())), Err(ConfigError::NvmlLibrary(_))));
+        assert_eq!(check(|c| c.log_quota_bytes = 1000), Err(ConfigError::LogQuota(1000)));
         assert!(matches!(
             check(|c| c.metrics_period = Some(Duration::from_millis(1))),
             Err(ConfigError::MetricsPeriod(_))

@@ -210,8 +210,8 @@ mod tests {
     impl Place {
         fn new() -> Place {
             let folder = tempfile::tempdir().unwrap();
-            let spool = Spool::start(folder.path().join("root/spool"), "node-0".into()).unwrap();
-            spool.open(GANG).unwrap();
+            let spool = Spool::start(folder.path().join("root/spool"), "node-0".into(), 1 << 30).unwrap();
+            spool.open(GANG, Vec::new()).unwrap();
             let notes = spool.notes(GANG, "execution.log");
             Place { folder, notes, spool }
         }

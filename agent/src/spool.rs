@@ -1,15 +1,19 @@
 //! The spool: what tasks print, on the node's own disk, until the coordinator has it on its disk.
 //!
 //! Shims give their tasks the files `<root>/spool/<job>.<gang>/<file>` themselves (O_APPEND). One thread
-//! (`tail`) uploads what is appended, for all gangs of the node; one thread per gang (`copier`) mirrors
-//! its files to the job's own directory, and may hang there without anybody waiting for it. Names that
-//! start with a dot are the spool's own.
+//! (`tail`) uploads what is appended, for all gangs of the node, and gives disk space back by punching holes
+//! (`hole`); one thread per gang (`copier`) mirrors its files to the job's own directory, and may hang there
+//! without anybody waiting for it. Names that start with a dot are the spool's own.
 
 mod copier;
+mod gang;
+mod hole;
 mod note;
+mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +26,7 @@ use trainyard_core::id::{GangId, GangNo, JobId};
 use trainyard_proto::v1::{LogAck, LogChunk};
 
 pub use note::Notes;
+pub use usage::Usage;
 
 /// The handle of the spool; its clones share one thread, which ends with the last of them.
 #[derive(Clone)]
@@ -29,6 +34,7 @@ pub struct Spool {
     folder: PathBuf,
     node: String,
     orders: Arc<Orders>,
+    board: Arc<usage::Board>,
 }
 
 struct Orders {
@@ -39,7 +45,7 @@ struct Orders {
 
 /// What the tail's thread is asked for.
 enum Order {
-    Open { gang: GangId },
+    Open { gang: GangId, attempts: Vec<Vec<String>> },
     Mirror { gang: GangId, std_dir: PathBuf, notes: Notes },
     End { gang: GangId, files: Vec<String> },
     EndAll { gang: GangId },
@@ -52,18 +58,21 @@ enum Order {
 }
 
 impl Spool {
-    /// Starts the tail of this folder, and goes on with what an earlier agent left in it.
+    /// Starts the tail of this folder, and goes on with what an earlier agent left in it. An attempt may hold
+    /// `quota_bytes` of logs here that are not stored yet.
     ///
     /// # Errors
     /// The folder cannot be made, or the kernel gives no inotify instance or thread.
-    pub fn start(folder: PathBuf, node: String) -> io::Result<Spool> {
+    pub fn start(folder: PathBuf, node: String, quota_bytes: u64) -> io::Result<Spool> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let (queue, orders) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let tail = tail::Tail::new(folder.clone(), node.clone(), orders, Arc::clone(&wake))?;
+        let board = Arc::<usage::Board>::default();
+        let (bell, shown) = (Arc::clone(&wake), Arc::clone(&board));
+        let tail = tail::Tail::new(folder.clone(), node.clone(), quota_bytes, orders, bell, shown)?;
         std::thread::Builder::new().name("log-tail".into()).spawn(move || tail.run())?;
-        Ok(Spool { folder, node, orders: Arc::new(Orders { queue: Some(queue), wake }) })
+        Ok(Spool { folder, node, orders: Arc::new(Orders { queue: Some(queue), wake }), board })
     }
 
     /// Where the files of a gang are.
@@ -90,15 +99,22 @@ impl Spool {
         Notes::new(self.gang_folder(gang).join(file), self.node.clone())
     }
 
-    /// Makes the folder of a gang and uploads what comes into it. May be repeated.
+    /// How full it is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.board.usage()
+    }
+
+    /// Makes the folder of a gang and uploads what comes into it. May be repeated. `attempts`: the files of
+    /// each attempt, which share its quota.
     ///
     /// # Errors
     /// The folder cannot be made.
-    pub fn open(&self, gang: GangId) -> io::Result<()> {
+    pub fn open(&self, gang: GangId, attempts: Vec<Vec<String>>) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         let folder = self.gang_folder(gang);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        self.order(Order::Open { gang });
+        self.order(Order::Open { gang, attempts });
         Ok(())
     }
 

@@ -98,8 +98,8 @@ pub async fn serve_with_gpus(
         shim_events,
     );
     let supervisor = Arc::new(supervisor.map_err(start("make the run folder"))?);
-    let spool =
-        Spool::start(config.root.join("spool"), config.node.clone()).map_err(start("start the spool"))?;
+    let spool = Spool::start(config.root.join("spool"), config.node.clone(), config.log_quota_bytes)
+        .map_err(start("start the spool"))?;
     let listener = local::listen(&config.root).map_err(start("listen on the local socket"))?;
     sweep(&records, &supervisor, &spool, &setup).await;
 
@@ -280,7 +280,7 @@ async fn sweep(records: &[Record], supervisor: &Supervisor, spool: &Spool, setup
     match spool.gangs() {
         Ok(gangs) => {
             for gang in gangs.into_iter().filter(|gang| !is_held(gang)) {
-                if let Err(error) = spool.open(gang) {
+                if let Err(error) = spool.open(gang, Vec::new()) {
                     tracing::warn!(%gang, %error, "a spool folder cannot be opened");
                 }
                 spool.end_all(gang);

@@ -200,6 +200,7 @@ fn agent_configs(
         gpu_share: Some(share.into_iter().map(|uuid| uuid.0).collect()),
         metrics_period: None,
         cgroups: true,
+        log_quota_bytes: trainyard_agent::config::LOG_QUOTA_BYTES,
     });
     Ok(agents.collect())
 }

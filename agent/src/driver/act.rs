@@ -72,7 +72,8 @@ impl<J: Journal> Driver<J> {
                 self.session = None;
             }
             Effect::OpenLogs { gang } => {
-                if let Err(error) = self.spool.open(gang) {
+                let attempts = self.state.gangs().get(&gang).map(files_of).unwrap_or_default();
+                if let Err(error) = self.spool.open(gang, attempts) {
                     tracing::error!(%gang, %error, "the spool folder of the gang cannot be made");
                 }
             }
@@ -250,6 +251,13 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The log files of each attempt of a gang.
+fn files_of(gang: &agent::Gang) -> Vec<Vec<String>> {
+    let tasks = gang.plan.tasks.iter().map(|task| &task.command);
+    let commands = tasks.chain(&gang.plan.preparation);
+    commands.map(|command| vec![command.stdout.clone(), command.stderr.clone()]).collect()
 }
 
 /// Name of the file in the spool that has the stderr of an attempt.

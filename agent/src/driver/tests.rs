@@ -68,7 +68,7 @@ async fn run(commits: usize) -> (Result<(), JournalError>, Vec<Record>, usize) {
         records: Vec::new(),
         journal: FailingJournal::new(memory.clone(), Arc::clone(&left)),
         supervisor: Arc::clone(&supervisor),
-        spool: Spool::start(root.path().join("spool"), "node-0".into()).unwrap(),
+        spool: Spool::start(root.path().join("spool"), "node-0".into(), 1 << 30).unwrap(),
         setup: Setup::new(root.path().to_owned(), false),
         runtime: Handle::current(),
         events: events.downgrade(),

@@ -1,15 +1,14 @@
 //! The one thread that uploads the spool: inotify, a short wait, then blocks of 256 KiB, file by file in
-//! turn. Each file keeps two offsets: sent in this session, and acknowledged as durable.
+//! turn. It also gives space back: what is stored and mirrored, and the oldest bytes where a task has outrun
+//! its quota or the disk is nearly full.
 //!
-//! It blocks when the stream to the coordinator is full, and only there. Nothing of a file is kept in
-//! memory beyond the block that is being sent and the few that wait in the stream.
+//! It never blocks: where the stream to the coordinator is full, it looks again a little later. Nothing of a
+//! file is kept in memory beyond the block that is being sent and the few that wait in the stream.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -18,17 +17,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::oneshot;
 use trainyard_core::id::GangId;
-use trainyard_proto::LOG_CHUNK_BYTES;
 use trainyard_proto::v1::{LogAck, LogChunk};
 
 use super::copier::Copier;
+use super::gang::{GangFiles, Given};
+use super::hole::{self, Space};
+use super::stream::{Piece, Stream};
+use super::usage::{Board, Usage};
 use super::{Notes, Order};
 
 /// After an event, before reading: a writer of many small lines costs one read then, not one each.
 const SETTLE: Duration = Duration::from_millis(2);
-/// Acknowledged offsets are written down after so many bytes; what came later is sent twice after a crash.
-const SAVE_EVERY_BYTES: u64 = 4 * 1024 * 1024;
-const OFFSETS: &str = ".acked";
+/// How long to wait where the stream to the coordinator is full, in ms: from, to.
+const FULL_MS: (u16, u16) = (1, 32);
+/// Between two looks whether the mirror of a gang that is over is complete, in ms.
+const MIRROR_LOOK_MS: u16 = 200;
+/// What logs leave free on a disk: an eighth of it, and no more than this. The agent's own records need it.
+const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Stored bytes are given back in pieces of a sixteenth of the quota, but at least and at most so large.
+const PIECE_BYTES: (u64, u64) = (1024 * 1024, 64 * 1024 * 1024);
 
 pub(super) struct Tail {
     folder: PathBuf,
@@ -39,39 +46,34 @@ pub(super) struct Tail {
     watches: BTreeMap<i32, GangId>,
     gangs: BTreeMap<GangId, GangFiles>,
     upstream: Option<(u64, tokio::sync::mpsc::Sender<LogChunk>)>,
-}
-
-struct GangFiles {
-    folder: PathBuf,
-    watch: inotify::WatchDescriptor,
-    files: BTreeMap<String, LogFile>,
-    copier: Option<Copier>,
-    /// Asked before there was a mirror.
-    all_ended: bool,
-    released: bool,
-    saved_bytes: u64,
-}
-
-#[derive(Default)]
-struct LogFile {
-    file: Option<File>,
-    sent: u64,
-    acked: u64,
-    /// It may hold more than was sent.
-    dirty: bool,
-    /// It gets no more bytes.
-    ended: bool,
-    end_sent: bool,
-    end_acked: bool,
+    quota_bytes: u64,
+    /// Whether this file system can give back parts of files.
+    has_holes: bool,
+    board: Arc<Board>,
+    /// The next wait for a full stream.
+    full_ms: u16,
 }
 
 impl Tail {
     pub(super) fn new(
         folder: PathBuf,
         node: String,
+        quota_bytes: u64,
         orders: mpsc::Receiver<Order>,
         wake: Arc<EventFd>,
+        board: Arc<Board>,
     ) -> io::Result<Tail> {
+        let holes = hole::probe(&folder);
+        if let Err(error) = &holes {
+            tracing::warn!(folder = %folder.display(), %error, "no log quota: the file system of the spool cannot give back parts of files");
+        }
+        let problem = match &holes {
+            Ok(()) => String::new(),
+            Err(error) => {
+                format!("no log quota: the spool's file system cannot give back parts of files ({error})")
+            }
+        };
+        board.set(Usage { quota_bytes, problem, ..Usage::default() });
         Ok(Tail {
             folder,
             node,
@@ -81,6 +83,10 @@ impl Tail {
             watches: BTreeMap::new(),
             gangs: BTreeMap::new(),
             upstream: None,
+            quota_bytes,
+            has_holes: holes.is_ok(),
+            board,
+            full_ms: FULL_MS.0,
         })
     }
 
@@ -105,33 +111,55 @@ impl Tail {
 
     /// Waits for something to do and does it; the answer to `Close`, if that came or nobody is left to ask.
     fn turn(&mut self) -> io::Result<Option<Option<oneshot::Sender<()>>>> {
-        let busy = self.upstream.is_some() && self.gangs.values().any(GangFiles::is_dirty);
-        let grown = self.wait(busy)?;
+        let timeout = self.patience();
+        let grown = self.wait(timeout)?;
         if grown {
-            if !busy {
+            if timeout != PollTimeout::ZERO {
                 std::thread::sleep(SETTLE);
             }
             self.read_events()?;
         }
         loop {
             match self.orders.try_recv() {
-                Ok(Order::Close { reply }) => return Ok(Some(Some(reply))),
+                Ok(Order::Close { reply }) => {
+                    self.remove_what_is_done();
+                    return Ok(Some(Some(reply)));
+                }
                 Ok(order) => self.obey(order),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(Some(None)),
             }
         }
+        self.make_room();
         self.send_round();
+        self.remove_what_is_done();
         Ok(None)
     }
 
+    /// How long to wait for something to happen.
+    fn patience(&mut self) -> PollTimeout {
+        let is_dirty = self.gangs.values().any(GangFiles::is_dirty);
+        match &self.upstream {
+            Some((_, upstream)) if is_dirty && upstream.capacity() > 0 => {
+                self.full_ms = FULL_MS.0;
+                PollTimeout::ZERO
+            }
+            Some(_) if is_dirty => {
+                let wait = self.full_ms;
+                self.full_ms = (wait * 2).min(FULL_MS.1);
+                wait.into()
+            }
+            Some(_) | None if self.gangs.values().any(GangFiles::is_stored) => MIRROR_LOOK_MS.into(),
+            Some(_) | None => PollTimeout::NONE,
+        }
+    }
+
     /// Whether files have grown.
-    fn wait(&self, busy: bool) -> io::Result<bool> {
+    fn wait(&self, timeout: PollTimeout) -> io::Result<bool> {
         let mut fds = [
             PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => return Ok(false),
@@ -171,12 +199,12 @@ impl Tail {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Open { gang } => self.open(gang),
+            Order::Open { gang, attempts } => self.open(gang, attempts),
             Order::Mirror { gang, std_dir, notes } => self.mirror(gang, std_dir, notes),
             Order::End { gang, files } => {
                 if let Some(gang) = self.gangs.get_mut(&gang) {
                     for file in files {
-                        gang.files.entry(file).or_default().end();
+                        gang.look_again(&file);
                     }
                 }
             }
@@ -184,7 +212,7 @@ impl Tail {
                 if let Some(gang) = self.gangs.get_mut(&gang) {
                     gang.look();
                     gang.all_ended = true;
-                    gang.files.values_mut().for_each(LogFile::end);
+                    gang.files.values_mut().for_each(Stream::end);
                 }
             }
             Order::CaughtUp { gang, reply } => {
@@ -198,15 +226,11 @@ impl Tail {
             Order::Release { gang } => {
                 if let Some(files) = self.gangs.get_mut(&gang) {
                     files.released = true;
-                    self.remove_if_done(gang);
                 }
             }
             Order::Attach { session, upstream } => {
                 self.upstream = Some((session, upstream));
-                self.gangs
-                    .values_mut()
-                    .flat_map(|gang| gang.files.values_mut())
-                    .for_each(LogFile::send_again);
+                self.gangs.values_mut().flat_map(|gang| gang.files.values_mut()).for_each(Stream::send_again);
             }
             Order::Detach { session } => {
                 if self.upstream.as_ref().is_some_and(|(open, _)| *open == session) {
@@ -224,7 +248,7 @@ impl Tail {
         }
     }
 
-    fn open(&mut self, id: GangId) {
+    fn open(&mut self, id: GangId, attempts: Vec<Vec<String>>) {
         if self.gangs.contains_key(&id) {
             return;
         }
@@ -233,7 +257,7 @@ impl Tail {
         match self.inotify.watches().add(&folder, mask) {
             Ok(watch) => {
                 self.watches.insert(watch.get_watch_descriptor_id(), id);
-                let mut gang = GangFiles::new(folder, watch);
+                let mut gang = GangFiles::new(folder, watch, attempts);
                 gang.look();
                 self.gangs.insert(id, gang);
             }
@@ -245,8 +269,12 @@ impl Tail {
 
     fn mirror(&mut self, id: GangId, std_dir: PathBuf, notes: Notes) {
         let Some(gang) = self.gangs.get_mut(&id).filter(|gang| gang.copier.is_none()) else { return };
+        gang.notes = Some(notes.clone());
         match Copier::start(gang.folder.clone(), std_dir, notes) {
             Ok(copier) => {
+                for (name, file) in &gang.files {
+                    copier.freed(name, file.base(), file.freed());
+                }
                 gang.copier = Some(copier);
                 gang.look();
             }
@@ -267,16 +295,19 @@ impl Tail {
         file.acked = ack.durable_offset;
         file.end_acked |= ack.end;
         if file.end_acked {
-            file.file = None;
+            file.close();
         }
         gang.save_offsets_sometimes();
-        self.remove_if_done(id);
     }
 
-    fn remove_if_done(&mut self, id: GangId) {
-        if !self.gangs.get(&id).is_some_and(GangFiles::is_done) {
-            return;
-        }
+    fn remove_what_is_done(&mut self) {
+        let is_done = |gang: &GangFiles| gang.is_stored() && gang.is_mirrored();
+        let done: Vec<GangId> =
+            self.gangs.iter().filter(|(_, gang)| is_done(gang)).map(|(id, _)| *id).collect();
+        done.into_iter().for_each(|id| self.remove(id));
+    }
+
+    fn remove(&mut self, id: GangId) {
         let Some(gang) = self.gangs.remove(&id) else { return };
         self.watches.remove(&gang.watch.get_watch_descriptor_id());
         // The kernel drops the watch itself if the folder is gone already.
@@ -291,22 +322,85 @@ impl Tail {
         }
     }
 
+    /// Gives space back: what is stored and mirrored; where that is not enough, the oldest bytes of all.
+    fn make_room(&mut self) {
+        if !self.has_holes {
+            return;
+        }
+        let space = hole::space(&self.folder).unwrap_or_default();
+        let reserve = (space.total / 8).min(RESERVE_BYTES_MAX);
+        let is_tight = space.free < reserve * 2;
+        let (least, most) = PIECE_BYTES;
+        let piece = if is_tight { hole::ALIGN_BYTES } else { (self.quota_bytes / 16).clamp(least, most) };
+        let mut given = Given::default();
+        for gang in self.gangs.values_mut() {
+            given.add(gang.free_stored(piece));
+            given.add(gang.enforce(self.quota_bytes));
+        }
+        let missing = reserve.saturating_sub(space.free.saturating_add(given.bytes));
+        if space.total > 0 && missing > 0 {
+            given.add(self.drop_largest(missing));
+        }
+        self.publish(space, given);
+    }
+
+    /// The disk is nearly full: the files that hold most lose their oldest bytes.
+    fn drop_largest(&mut self, bytes: u64) -> Given {
+        let mut given = Given::default();
+        let mut all: Vec<(u64, GangId, String)> = self
+            .gangs
+            .iter()
+            .flat_map(|(id, gang)| gang.files.iter().map(|(name, file)| (file.held(), *id, name.clone())))
+            .collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id, name) in all {
+            let left = bytes.saturating_sub(given.bytes);
+            let Some(gang) = self.gangs.get_mut(&id).filter(|_| left > 0) else { break };
+            given.add(gang.drop_oldest(&name, left, "the disk of this node was nearly full"));
+        }
+        given
+    }
+
+    fn publish(&self, space: Space, given: Given) {
+        let held_bytes = self.gangs.values().map(GangFiles::held).sum();
+        let files = self.gangs.values().map(|gang| gang.files.len()).sum();
+        self.board.change(|usage| {
+            usage.held_bytes = held_bytes;
+            usage.files = files;
+            usage.free_bytes = space.free;
+            usage.dropped_bytes += given.dropped;
+            usage.gaps += given.gaps;
+        });
+    }
+
     /// One block of each file that has some: a flood of one file does not starve the others.
     fn send_round(&mut self) {
         let Some((_, upstream)) = &self.upstream else { return };
         for (id, gang) in &mut self.gangs {
             for (name, file) in gang.files.iter_mut().filter(|(_, file)| file.dirty) {
-                let (data, end) = match file.next_block(&gang.folder.join(name)) {
-                    Ok(block) => block,
+                if upstream.capacity() == 0 {
+                    if upstream.is_closed() {
+                        // The session is gone; all goes again with the next one.
+                        self.upstream = None;
+                    }
+                    return;
+                }
+                let (piece, end) = match file.next_piece(&gang.folder.join(name)) {
+                    Ok(piece) => piece,
                     Err(error) => {
                         tracing::warn!(gang = %id, file = name, %error, "log file cannot be read");
                         file.dirty = false;
                         continue;
                     }
                 };
-                if data.is_empty() && !end {
+                let (data, gap) = match piece {
+                    Piece::Bytes(data) => (data, 0),
+                    Piece::Gap(bytes) => (Vec::new(), bytes),
+                };
+                if data.is_empty() && gap == 0 && !end {
                     continue;
                 }
+                let bytes = data.len() as u64 + gap;
                 let chunk = LogChunk {
                     generation: 0,
                     node: self.node.clone(),
@@ -315,11 +409,10 @@ impl Tail {
                     offset: file.sent,
                     data: data.into(),
                     end,
-                    gap: 0,
+                    gap,
                 };
-                let bytes = chunk.data.len() as u64;
-                if upstream.blocking_send(chunk).is_err() {
-                    // The session is gone; all goes again with the next one.
+                // There is room, and nobody else sends.
+                if upstream.try_send(chunk).is_err() {
                     self.upstream = None;
                     return;
                 }
@@ -327,130 +420,5 @@ impl Tail {
                 file.end_sent |= end;
             }
         }
-    }
-}
-
-impl GangFiles {
-    fn new(folder: PathBuf, watch: inotify::WatchDescriptor) -> GangFiles {
-        let offsets: BTreeMap<String, (u64, bool)> = std::fs::read(folder.join(OFFSETS))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
-        let known = |(acked, end_acked)| LogFile { sent: acked, acked, end_acked, ..LogFile::default() };
-        GangFiles {
-            folder,
-            watch,
-            saved_bytes: offsets.values().map(|(acked, _)| acked).sum(),
-            files: offsets.into_iter().map(|(name, offset)| (name, known(offset))).collect(),
-            copier: None,
-            all_ended: false,
-            released: false,
-        }
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.files.values().any(|file| file.dirty)
-    }
-
-    fn is_done(&self) -> bool {
-        self.released && self.files.values().all(|file| file.end_acked)
-    }
-
-    fn mark(&mut self, name: &str) {
-        if name.starts_with('.') {
-            return;
-        }
-        let ended = self.all_ended;
-        let file = self.files.entry(name.to_owned()).or_default();
-        file.dirty |= !file.end_acked && !file.end_sent;
-        if ended {
-            file.end();
-        }
-        if let Some(copier) = &self.copier {
-            copier.copy([name.to_owned()]);
-        }
-    }
-
-    /// Marks every file that is there.
-    fn look(&mut self) {
-        let entries = match std::fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::warn!(folder = %self.folder.display(), %error, "spool folder cannot be read");
-                return;
-            }
-        };
-        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            self.mark(&name);
-        }
-    }
-
-    fn acked_bytes(&self) -> u64 {
-        self.files.values().map(|file| file.acked).sum()
-    }
-
-    fn save_offsets_sometimes(&mut self) {
-        if self.acked_bytes() >= self.saved_bytes + SAVE_EVERY_BYTES {
-            self.save_offsets();
-        }
-    }
-
-    fn save_offsets(&mut self) {
-        let offsets: BTreeMap<&String, (u64, bool)> =
-            self.files.iter().map(|(name, file)| (name, (file.acked, file.end_acked))).collect();
-        let new = self.folder.join(".acked.new");
-        let saved = serde_json::to_vec(&offsets)
-            .map_err(io::Error::from)
-            .and_then(|text| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, self.folder.join(OFFSETS)));
-        match saved {
-            Ok(()) => self.saved_bytes = self.acked_bytes(),
-            // Without it, what was acknowledged is sent once more after a restart.
-            Err(error) => tracing::debug!(folder = %self.folder.display(), %error, "offsets cannot be saved"),
-        }
-    }
-}
-
-impl LogFile {
-    fn end(&mut self) {
-        self.ended = true;
-        self.dirty |= !self.end_acked && !self.end_sent;
-    }
-
-    fn send_again(&mut self) {
-        self.sent = self.acked;
-        self.end_sent = false;
-        self.dirty = !self.end_acked;
-    }
-
-    /// The next bytes, and whether the file ends behind them.
-    fn next_block(&mut self, path: &Path) -> io::Result<(Vec<u8>, bool)> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => match File::open(path) {
-                Ok(file) => none.insert(file),
-                // A task that was never started: its stream is empty, and has an end.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.dirty = false;
-                    return Ok((Vec::new(), self.ended && !self.end_sent));
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        let mut data = vec![0; LOG_CHUNK_BYTES];
-        let mut filled = 0;
-        while filled < data.len() {
-            match file.read_at(&mut data[filled..], self.sent + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // What is appended from now on makes a new event.
-        self.dirty = filled == data.len();
-        let end = !self.dirty && self.ended && !self.end_sent;
-        data.truncate(filled);
-        Ok((data, end))
     }
 }

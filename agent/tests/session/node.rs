@@ -49,6 +49,7 @@ impl TestNode {
             gpu_share: None,
             metrics_period: None,
             cgroups: true,
+            log_quota_bytes: 1 << 30,
         };
         TestNode { folder, config }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use trainyard_agent::config::AgentConfig;
+use trainyard_agent::config::{AgentConfig, LOG_QUOTA_BYTES};
 use trainyard_core::text::Secret;
 
 use crate::config::{self, PORT};
@@ -68,6 +68,9 @@ struct Daemon {
     /// Whether to keep each task in a cgroup where the rights suffice [default: true]
     #[arg(long, value_name = "true|false")]
     cgroups: Option<String>,
+    /// MiB of one task's logs that wait here to be stored; then the oldest are dropped [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    log_quota_mib: Option<String>,
     /// Check the settings, print them with their sources, and do nothing else.
     #[arg(long)]
     check_config: bool,
@@ -123,6 +126,8 @@ impl Daemon {
         let metrics_period_s: Option<u64> =
             settings.optional("metrics_period_s", self.metrics_period_s.clone());
         let cgroups = settings.get("cgroups", self.cgroups.clone(), "true");
+        let log_quota_mib: Option<u64> =
+            settings.get("log_quota_mib", self.log_quota_mib.clone(), &(LOG_QUOTA_BYTES >> 20).to_string());
         let config = AgentConfig {
             node: node?,
             coordinator: coordinator?,
@@ -135,6 +140,7 @@ impl Daemon {
             gpu_share: None,
             metrics_period: metrics_period_s.map(Duration::from_secs),
             cgroups: cgroups?,
+            log_quota_bytes: log_quota_mib?.saturating_mul(1 << 20),
         };
         if let Err(e) = config.check() {
             settings.refuse(e);
