@@ -64,6 +64,7 @@ pub(crate) enum Event {
 /// What a Hello is made of.
 pub(crate) struct Greeting {
     pub(crate) held: Vec<HeldGang>,
+    pub(crate) stuck: Vec<AttemptId>,
     pub(crate) last_generation: Generation,
 }
 
@@ -214,7 +215,11 @@ impl<J: Journal> Driver<J> {
             Event::Greet { session, outbox, reply } => {
                 step(self, agent::Event::Disconnected);
                 step(self, agent::Event::Greeted { boot_ms: now().boot_ms });
-                let greeting = Greeting { held: self.state.held(), last_generation: self.state.generation() };
+                let greeting = Greeting {
+                    held: self.state.held(),
+                    stuck: self.state.stuck().iter().copied().collect(),
+                    last_generation: self.state.generation(),
+                };
                 self.node.current_session = session;
                 acts.push(Act::Greet { session: Session { number: session, outbox }, greeting, reply });
             }
@@ -272,7 +277,7 @@ impl<J: Journal> Driver<J> {
                 agent::Event::Ended(Box::new(act::task_ended(&self.state, &self.spool, record)))
             }
             ShimEvent::Unkillable { attempt } => {
-                agent::Event::Ended(Box::new(act::unkillable(&self.state, attempt)))
+                agent::Event::Stuck(Box::new(act::unkillable(&self.state, attempt)))
             }
         }
     }

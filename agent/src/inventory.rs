@@ -11,10 +11,13 @@ mod gpu;
 mod host;
 mod memory;
 mod network;
+mod room;
 
 use trainyard_proto::v1::Inventory;
 
 use crate::gpu::GpuHandle;
+
+pub use room::problem;
 
 /// Looks at everything anew. Blocks (files, disks and NVML up to their deadlines): not for the agent's loop.
 ///
@@ -37,6 +40,8 @@ pub fn collect(gpu: &GpuHandle, limitations: Vec<String>) -> Inventory {
         cuda_version: gpus.cuda_version,
         gpu_problem: gpus.problem,
         limitations,
+        // Known to whoever knows the root folder: see `problem`.
+        degraded: String::new(),
     }
 }
 

@@ -184,7 +184,7 @@ impl Link {
         let greeting = greeting.await.map_err(|_| SessionEnd::Ending)?;
         let hello = Hello {
             node: NodeId(self.node.clone()),
-            facts: self.facts.clone(),
+            facts: NodeFacts { stuck: greeting.stuck, ..self.facts.clone() },
             held: greeting.held,
             last_generation: greeting.last_generation,
         };

@@ -92,8 +92,32 @@ pub struct Status {
     pub privileged: bool,
     /// What it cannot do here, in words.
     pub limitations: Vec<String>,
+    /// Why it takes no work, in words; empty: it does.
+    pub problems: Vec<String>,
+    /// Logs that wait on its disk.
+    pub spool: SpoolStatus,
     /// What it holds.
     pub gangs: Vec<GangStatus>,
+}
+
+/// The logs of a node that are not stored, or not given back yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpoolStatus {
+    /// Log bytes on the disk.
+    pub held_bytes: u64,
+    /// Log files.
+    pub files: usize,
+    /// What an attempt may hold.
+    pub quota_bytes: u64,
+    /// Dropped before they were stored, since the agent started.
+    pub dropped_bytes: u64,
+    /// In so many pieces.
+    pub gaps: u64,
+    /// Free on the disk of the spool.
+    pub free_bytes: u64,
+    /// Why there is no quota; empty: there is.
+    pub problem: String,
 }
 
 /// A gang that a node holds.

@@ -40,6 +40,9 @@ pub(crate) fn facts(
             .map(|gpu| GpuFact { uuid: GpuUuid(gpu.uuid.clone()), fault: gpu.fault.clone() })
             .collect(),
         gpu_problem: inventory.gpu_problem.clone(),
+        degraded: inventory.degraded.clone(),
+        // The driver knows.
+        stuck: Vec::new(),
     }
 }
 

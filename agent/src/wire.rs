@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use trainyard_core::agent::{Record, State};
-use trainyard_core::id::GangId;
+use trainyard_core::id::{AttemptId, GangId};
 use trainyard_proto::v1;
 
 use crate::config::{AgentConfig, ConfigError};
@@ -28,6 +29,8 @@ const METRIC_QUEUE: usize = 4;
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
 /// After a change of the GPUs' health, before looking again: changes come in groups.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at the room on the disk.
+const DISK_LOOK: Duration = Duration::from_secs(5);
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -147,12 +150,33 @@ pub async fn serve_with_gpus(
     parts.spawn(local::serve(listener, events.clone()));
     parts.spawn(systemd::watchdog(events.clone()));
 
-    let (look, mut gpu_changes) = (look_at(&gpus, &limitations), gpus.changes());
+    let (look, mut gpu_changes) = (look_at(&gpus, &limitations, &config.root), gpus.changes());
     let first = look().await;
     let (inventory, inventory_changes) = watch::channel(first);
     let facts = node::facts(&config, privileged, boot_id, &inventory.borrow());
+    let root = config.root.clone();
     parts.spawn(async move {
-        while gpu_changes.changed().await.is_ok() {
+        let mut disk = tokio::time::interval(DISK_LOOK);
+        let mut has_gpus = true;
+        loop {
+            tokio::select! {
+                changed = gpu_changes.changed(), if has_gpus => has_gpus = changed.is_ok(),
+                _ = disk.tick() => {
+                    let was = inventory.borrow().degraded.clone();
+                    let degraded = inventory::problem(&root, &was);
+                    if degraded != was {
+                        match degraded.as_str() {
+                            "" => tracing::info!("the disk has room again: this node takes work"),
+                            problem => tracing::error!(problem, "this node takes no work"),
+                        }
+                        inventory.send_modify(|held| held.degraded = degraded);
+                    }
+                    continue;
+                }
+            }
+            if !has_gpus {
+                continue;
+            }
             tokio::time::sleep(LOOK_AGAIN).await;
             gpu_changes.mark_unchanged();
             let found = look().await;
@@ -162,8 +186,6 @@ pub async fn serve_with_gpus(
                 changed
             });
         }
-        // Dropping the sender would tell the link that facts have changed for the last time.
-        std::future::pending::<()>().await;
     });
 
     let (batches, metrics) = mpsc::channel(METRIC_QUEUE);
@@ -249,12 +271,16 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) -> Result<(), AgentErr
 fn look_at(
     gpus: &GpuHandle,
     limitations: &[String],
+    root: &Path,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = v1::Inventory> + Send>> + Send + 'static {
-    let (gpus, limitations) = (Arc::clone(gpus), limitations.to_vec());
+    let (gpus, limitations, root) = (Arc::clone(gpus), limitations.to_vec(), root.to_owned());
     move || {
-        let (gpus, limitations) = (Arc::clone(&gpus), limitations.clone());
+        let (gpus, limitations, root) = (Arc::clone(&gpus), limitations.clone(), root.clone());
         Box::pin(async move {
-            let looking = tokio::task::spawn_blocking(move || inventory::collect(&gpus, limitations));
+            let looking = tokio::task::spawn_blocking(move || v1::Inventory {
+                degraded: inventory::problem(&root, ""),
+                ..inventory::collect(&gpus, limitations)
+            });
             // A panic in there is a bug, but no reason to end an agent that supervises tasks.
             looking.await.unwrap_or_default()
         })
@@ -269,7 +295,10 @@ async fn sweep(records: &[Record], supervisor: &Supervisor, spool: &Spool, setup
     setup.unmount_leftovers(&job_temps);
     match supervisor.list() {
         Ok(attempts) => {
-            for attempt in attempts.into_iter().filter(|attempt| !is_held(&attempt.gang_id())) {
+            // What survived SIGKILL is adopted, and forgotten once it is gone.
+            let is_needed =
+                |attempt: &AttemptId| is_held(&attempt.gang_id()) || state.stuck().contains(attempt);
+            for attempt in attempts.into_iter().filter(|attempt| !is_needed(attempt)) {
                 if let Err(error) = supervisor.forget(attempt).await {
                     tracing::warn!(%attempt, %error, "an attempt that no gang needs cannot be removed");
                 }

@@ -32,6 +32,8 @@ pub struct Inventory {
     pub gpu_problem: String,
     /// What its agent cannot do, in words.
     pub limitations: Vec<String>,
+    /// Why the node takes no work, in its own words; empty: it does.
+    pub degraded: String,
 }
 
 /// A disk.

@@ -47,6 +47,7 @@ pub fn step(state: &mut State, now: Now, event: Event) -> Step {
         Event::SetUp { gang, problem } => gang::on_set_up(&mut turn, gang, problem),
         Event::Launched { attempt, pid, at } => attempt::on_launched(&mut turn, attempt, pid, at),
         Event::Ended(ended) => attempt::on_ended(&mut turn, *ended),
+        Event::Stuck(ended) => attempt::on_stuck(&mut turn, *ended),
         Event::Adopted { attempt, found } => adopt::on_adopted(&mut turn, attempt, found),
         Event::LogsClosed { gang } => gang::on_logs_closed(&mut turn, gang),
         Event::Wiped { job_temps } => turn.record(Record::Wiped { job_temps }),

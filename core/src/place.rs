@@ -35,6 +35,8 @@ pub struct Offer {
     pub unknown_since: Option<WallMs>,
     /// It holds work that this coordinator never gave it.
     pub foreign_work: bool,
+    /// Why it takes no work.
+    pub problem: Option<String>,
     /// Healthy GPUs in PCI order.
     pub gpus: Vec<GpuUuid>,
     /// Why NVML does not answer; empty where it does.
@@ -111,6 +113,9 @@ fn fit(request: &Request, offer: &Offer, started: Option<JobId>) -> Result<Vec<G
     if offer.foreign_work {
         return Err(Rejection::ForeignWork);
     }
+    if let Some(problem) = &offer.problem {
+        return Err(Rejection::Degraded { problem: problem.clone() });
+    }
     if let Some(since) = offer.unknown_since {
         return Err(Rejection::Unknown { since });
     }
@@ -146,6 +151,7 @@ mod tests {
             busy: None,
             unknown_since: None,
             foreign_work: false,
+            problem: None,
             gpus: vec![],
             gpu_problem: String::new(),
         }

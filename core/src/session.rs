@@ -61,6 +61,11 @@ pub enum Report {
     Ended(TaskEnded),
     /// Nothing of this gang runs on this node any more, and every exit is reported.
     GangEnded(GangId),
+    /// This attempt survives SIGKILL. Its end is reported, but its processes live on: no other work may be
+    /// placed on the node until they are [`Report::Gone`].
+    Stuck(AttemptId),
+    /// Nothing is left of an attempt that was stuck.
+    Gone(AttemptId),
 }
 
 /// Why a gang cannot start on a node.
@@ -174,6 +179,28 @@ pub struct NodeFacts {
     pub gpus: Vec<GpuFact>,
     /// Why it takes no GPU work; empty where NVML answers.
     pub gpu_problem: String,
+    /// Why it takes no work at all, as for a full disk; empty: it does.
+    #[serde(default)]
+    pub degraded: String,
+    /// Attempts that survive SIGKILL: the node takes no work while there are any.
+    #[serde(default)]
+    pub stuck: Vec<AttemptId>,
+}
+
+impl NodeFacts {
+    /// Why no work is placed on the node; `None`: nothing is wrong.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let stuck: Vec<String> = self.stuck.iter().map(AttemptId::to_string).collect();
+        let mut all = Vec::new();
+        if !stuck.is_empty() {
+            all.push(format!("{} survived SIGKILL and may still hold GPUs", stuck.join(", ")));
+        }
+        if !self.degraded.is_empty() {
+            all.push(self.degraded.clone());
+        }
+        (!all.is_empty()).then(|| all.join("; "))
+    }
 }
 
 /// What placement needs to know of a GPU.

@@ -537,6 +537,8 @@ fn facts(n: u8, local: bool) -> NodeFacts {
         base_environment: BTreeMap::new(),
         gpus: vec![],
         gpu_problem: String::new(),
+        degraded: String::new(),
+        stuck: Vec::new(),
     }
 }
 
@@ -616,6 +618,56 @@ fn a_job_of_two_nodes_starts_only_when_both_are_prepared() {
     world.settle();
     let JobPhase::Ended { reason, .. } = &world.jobs[&JobId(1)].phase else { panic!("not over") };
     assert_eq!(reason.exit_code(), Some(0));
+}
+
+#[test]
+fn fault_36_a_node_with_an_unkillable_process_gets_no_work_until_it_is_gone() {
+    let mut world = World::new(true);
+    world.connect(0);
+    world.act(&Act::Submit { job: 0, nodes: 1, tensorflow: false, retries: 0 });
+    world.down(0);
+    world.prepared(0, 0);
+    let agent = world.agents.get_mut(&node(0)).expect("known node");
+    let (gang, held) = agent.held.iter_mut().next().expect("a gang");
+    let gang = *gang;
+    let stuck = gang.attempt(Rank(0));
+    let end = ended(stuck, Exit::Unknown, EndCause::Unkillable);
+    held.ended.insert(Rank(0), end.clone());
+    held.phase = GangPhase::Ended;
+    let epoch = agent.session.expect("a session");
+    agent.up.clear();
+    agent.up.push_back((epoch, vec![Report::Stuck(stuck), Report::Ended(end), Report::GangEnded(gang)]));
+    world.act(&Act::Submit { job: 1, nodes: 1, tensorflow: false, retries: 0 });
+    world.up(0);
+    let waits = |world: &World| world.state.waiting.get(&JobId(2)).map(ToString::to_string);
+    let why = waits(&world).expect("the second job waits");
+    assert!(why.contains(&format!("takes no work: {stuck} survived SIGKILL")), "{why}");
+    assert_eq!(world.state.nodes[&node(0)].gang, None, "the job that it was of is not held up");
+    // New facts of the node, made before it knew, change nothing; nor does a restart of the coordinator.
+    let news = Event::FactsChanged { node: node(0), epoch, facts: Box::new(facts(0, true)) };
+    world.event(news, false);
+    assert!(waits(&world).is_some_and(|why| why.contains("survived SIGKILL")));
+    let (_, stored) = &world.nodes[&node(0)];
+    assert_eq!(stored.stuck, [stuck], "the store knows it");
+    let agent = world.agents.get_mut(&node(0)).expect("known node");
+    agent.up.push_back((epoch, vec![Report::Gone(stuck)]));
+    world.up(0);
+    assert!(waits(&world).is_none(), "the node serves again");
+    assert!(world.state.nodes[&node(0)].gang.is_some());
+}
+
+#[test]
+fn fault_25_a_node_with_a_full_disk_gets_no_work_and_says_why() {
+    let mut world = World::new(true);
+    world.connect(0);
+    let epoch = world.agents[&node(0)].session.expect("a session");
+    let full = NodeFacts { degraded: "the disk of /nodes/0/LS_root is full".into(), ..facts(0, true) };
+    world.event(Event::FactsChanged { node: node(0), epoch, facts: Box::new(full) }, false);
+    world.act(&Act::Submit { job: 0, nodes: 1, tensorflow: false, retries: 0 });
+    let why = world.state.waiting[&JobId(1)].to_string();
+    assert!(why.contains("node-0: takes no work: the disk of /nodes/0/LS_root is full"), "{why}");
+    world.event(Event::FactsChanged { node: node(0), epoch, facts: Box::new(facts(0, true)) }, false);
+    assert!(world.state.nodes[&node(0)].gang.is_some(), "it starts once there is room");
 }
 
 #[test]

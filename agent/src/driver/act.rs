@@ -309,7 +309,7 @@ pub(super) fn unkillable(state: &State, attempt: AttemptId) -> TaskEnded {
         started: started.unwrap_or(WallMs(0)),
         ended: clock::wall(),
         stderr_tail: String::new(),
-        message: "it is still there a minute after SIGKILL, mostly for a dead mount; its GPUs stay reserved"
+        message: "it is still there a minute after SIGKILL, mostly for a dead mount; this node takes no work until it is gone"
             .into(),
     }
 }

@@ -9,7 +9,7 @@ use trainyard_core::unit::WallMs;
 
 use super::{Driver, clock};
 use crate::journal::Journal;
-use crate::local::{Answer, Environment, GangStatus, Logs, Request, Status, Task};
+use crate::local::{Answer, Environment, GangStatus, Logs, Request, SpoolStatus, Status, Task};
 
 /// What the loop knows beside the core's state, for display.
 #[derive(Debug, Default)]
@@ -56,8 +56,22 @@ fn status<J: Journal>(driver: &Driver<J>) -> Status {
         last_error: node.last_error.clone(),
         privileged: node.privileged,
         limitations: node.limitations.clone(),
+        problems: problems(driver),
+        spool: spool(driver.spool.usage()),
         gangs: driver.state.gangs().iter().map(|(id, gang)| gang_status(*id, gang)).collect(),
     }
+}
+
+fn problems<J: Journal>(driver: &Driver<J>) -> Vec<String> {
+    let stuck = driver.state.stuck().iter().map(|attempt| format!("attempt {attempt} survived SIGKILL"));
+    let disk = crate::inventory::problem(Path::new(&driver.node.root), "");
+    stuck.chain(Some(disk).filter(|problem| !problem.is_empty())).collect()
+}
+
+fn spool(usage: crate::spool::Usage) -> SpoolStatus {
+    let crate::spool::Usage { held_bytes, files, quota_bytes, dropped_bytes, gaps, free_bytes, problem } =
+        usage;
+    SpoolStatus { held_bytes, files, quota_bytes, dropped_bytes, gaps, free_bytes, problem }
 }
 
 fn gang_status(id: GangId, gang: &Gang) -> GangStatus {

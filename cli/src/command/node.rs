@@ -89,6 +89,9 @@ fn list_table(nodes: &[Value]) -> String {
 
 fn state(node: &Value) -> String {
     match &node["unknownSince"] {
+        Value::Null if node["problem"].is_string() => {
+            format!("{}: {}", cell(&node["state"]), cell(&node["problem"]))
+        }
         Value::Null => cell(&node["state"]),
         since => format!("{} since {}", cell(&node["state"]), cell(since)),
     }

@@ -21,6 +21,7 @@ pub(super) fn inventory(wire: v1::Inventory) -> Inventory {
         cuda_version: wire.cuda_version,
         gpu_problem: wire.gpu_problem,
         limitations: wire.limitations,
+        degraded: wire.degraded,
     }
 }
 
@@ -52,6 +53,7 @@ pub(super) fn facts(before: &NodeFacts, inventory: &v1::Inventory) -> NodeFacts 
     NodeFacts {
         gpus: gpus.map(|gpu| GpuFact { uuid: GpuUuid(gpu.uuid.clone()), fault: gpu.fault.clone() }).collect(),
         gpu_problem: inventory.gpu_problem.clone(),
+        degraded: inventory.degraded.clone(),
         ..before.clone()
     }
 }

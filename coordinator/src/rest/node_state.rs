@@ -18,7 +18,8 @@ pub(crate) enum NodeState {
     Running,
     /// It is not heard of.
     Unknown,
-    /// It holds work that this coordinator never gave it: an operator has to look.
+    /// It holds work that this coordinator never gave it, or says that something is wrong with it: an
+    /// operator has to look.
     Unusable,
 }
 
@@ -35,6 +36,7 @@ pub(crate) async fn state_of(app: &App, node: &Node) -> Result<(NodeState, Optio
     let state = match (node.session, phase) {
         (None, _) => NodeState::Unknown,
         (Some(_), _) if app.driver.view().recovery.holds_foreign(&node.id) => NodeState::Unusable,
+        (Some(_), None) if node.facts.problem().is_some() => NodeState::Unusable,
         (Some(_), Some(NodePhase::Preparing | NodePhase::Prepared)) => NodeState::Preparing,
         (Some(_), Some(NodePhase::Started)) => NodeState::Running,
         (Some(_), Some(NodePhase::Ended | NodePhase::Lost) | None) => NodeState::Idle,

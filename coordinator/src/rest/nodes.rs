@@ -60,6 +60,9 @@ async fn node_json(app: &App, node: &Node) -> Result<Value, ApiError> {
     if state == NodeState::Unknown {
         shown.insert("unknownSince".to_owned(), json!(iso(node.last_heard_wall)));
     }
+    if let Some(problem) = node.facts.problem() {
+        shown.insert("problem".to_owned(), json!(problem));
+    }
     shown.insert("address".to_owned(), json!(node.facts.address));
     shown.insert("root".to_owned(), json!(node.facts.root));
     if let Some(job) = &job {

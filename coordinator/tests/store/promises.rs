@@ -33,6 +33,8 @@ fn promises<S: Store>(mut store: S, reopen: impl FnOnce(S) -> S) {
         base_environment: [("PATH".to_owned(), "/bin".to_owned())].into(),
         gpus: vec![],
         gpu_problem: String::new(),
+        degraded: String::new(),
+        stuck: Vec::new(),
     };
     let node = NodeId("node-0".to_owned());
     let changes = [

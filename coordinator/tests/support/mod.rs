@@ -196,6 +196,8 @@ pub(crate) fn hello(node: &str, held: Vec<HeldGang>) -> Hello {
             base_environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             gpus: vec![],
             gpu_problem: String::new(),
+            degraded: String::new(),
+            stuck: Vec::new(),
         },
         held,
         last_generation: Generation(0),

@@ -19,6 +19,10 @@ pub(super) fn on_restarted(turn: &mut Turn<'_>, boot_id: String) {
             held.into_iter().for_each(|id| turn.note(id, "node: it was rebooted"));
         }
     }
+    let stuck: Vec<AttemptId> = turn.state.stuck.iter().copied().collect();
+    for attempt in stuck {
+        turn.then(Effect::Adopt { attempt });
+    }
     let held: Vec<GangId> = turn.state.gangs.keys().copied().collect();
     for id in held {
         turn.then(Effect::OpenLogs { gang: id });
@@ -75,6 +79,12 @@ fn end_ended_logs(turn: &mut Turn<'_>, id: GangId) {
 }
 
 pub(super) fn on_adopted(turn: &mut Turn<'_>, id: AttemptId, found: Found) {
+    if turn.state.stuck.contains(&id) {
+        return match found {
+            Found::Running { .. } => {}
+            Found::Ended(_) | Found::NeverStarted => attempt::gone(turn, id),
+        };
+    }
     let is_known = match turn.state.attempt(id) {
         Some(Attempt::Launching) => false,
         Some(Attempt::Running { .. }) => true,

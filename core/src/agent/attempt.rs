@@ -53,7 +53,40 @@ fn program(gang: &Gang, rank: Rank) -> Option<(&str, &Command, Vec<&str>)> {
     Some((&task.name, &task.command, task.gpus.iter().map(|gpu| gpu.0.as_str()).collect()))
 }
 
+/// It survives SIGKILL. To its gang it has ended; the node takes no other work until it is gone.
+pub(super) fn on_stuck(turn: &mut Turn<'_>, ended: TaskEnded) {
+    let id = ended.attempt;
+    match turn.state.attempt(id) {
+        Some(Attempt::Launching | Attempt::Running { .. }) if !turn.state.stuck.contains(&id) => {}
+        // It is said again after each restart of the agent.
+        Some(Attempt::Launching | Attempt::Running { .. } | Attempt::Ended { .. }) | None => return,
+    }
+    turn.record(Record::Stuck(id));
+    // Before the end, in one message: nobody may think in between that the node is free.
+    turn.report(Report::Stuck(id));
+    settle(turn, ended);
+}
+
+/// Nothing is left of an attempt that was stuck.
+pub(super) fn gone(turn: &mut Turn<'_>, id: AttemptId) {
+    turn.record(Record::Gone(id));
+    turn.report(Report::Gone(id));
+    let gang = id.gang_id();
+    match turn.state.gangs.contains_key(&gang) {
+        true => turn.note(gang, format!("attempt {id}: gone at last")),
+        // Its gang was cleaned up without it.
+        false => turn.then(Effect::CleanUp { gang, plan: None, attempts: vec![id] }),
+    }
+}
+
 pub(super) fn on_ended(turn: &mut Turn<'_>, ended: TaskEnded) {
+    if turn.state.stuck.contains(&ended.attempt) {
+        return gone(turn, ended.attempt);
+    }
+    settle(turn, ended);
+}
+
+fn settle(turn: &mut Turn<'_>, ended: TaskEnded) {
     match turn.state.attempt(ended.attempt) {
         Some(Attempt::Launching | Attempt::Running { .. }) => {}
         // The first end is kept.

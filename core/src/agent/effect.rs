@@ -91,6 +91,10 @@ pub enum Record {
         /// Whether `job_temp` is gone.
         wiped: bool,
     },
+    /// An attempt survives SIGKILL.
+    Stuck(AttemptId),
+    /// Nothing is left of it.
+    Gone(AttemptId),
     /// Temporary directories of released gangs are gone.
     Wiped {
         /// Which.
@@ -121,6 +125,9 @@ impl Record {
             | Record::Started { .. }
             | Record::Acked(_)
             | Record::Released { .. }
+            // A power cut ends the most stubborn process.
+            | Record::Stuck(_)
+            | Record::Gone(_)
             | Record::Wiped { .. } => false,
         }
     }

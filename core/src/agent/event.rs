@@ -60,8 +60,11 @@ pub enum Event {
         /// When.
         at: WallMs,
     },
-    /// An attempt has ended, could not be started, or survived SIGKILL; its cause says which.
+    /// An attempt has ended, or could not be started; its cause says which. Nothing of it is left.
     Ended(Box<TaskEnded>),
+    /// An attempt survives SIGKILL. It counts as ended, but its processes are there; `Ended` follows if they
+    /// ever go.
+    Stuck(Box<TaskEnded>),
     /// What became of an attempt while no agent ran.
     Adopted {
         /// Which.

@@ -305,7 +305,12 @@ fn over(turn: &mut Turn<'_>, id: GangId, prepare_failed: Option<PrepareFailed>) 
         turn.note(id, format!("not started: {}", failed.message));
     }
     turn.record(Record::Over { gang: id, prepare_failed });
-    turn.note(id, "ended: nothing of this job runs on this node any more");
+    let stuck = turn.state.stuck.iter().filter(|attempt| attempt.gang_id() == id).count();
+    if stuck == 0 {
+        turn.note(id, "ended: nothing of this job runs on this node any more");
+    } else {
+        turn.note(id, format!("ended, but {stuck} of its attempts survived SIGKILL: this node takes no work until they are gone"));
+    }
     turn.then(Effect::CloseLogs { gang: id });
 }
 
@@ -338,6 +343,8 @@ pub(super) fn on_release(turn: &mut Turn<'_>, id: GangId) {
     if gang.plan.preparation.is_some() {
         attempts.push(id.attempt(Rank::PREPARATION));
     }
+    // What is stuck is watched on, and forgotten once it is gone.
+    attempts.retain(|attempt| !turn.state.stuck.contains(attempt));
     let plan = Box::new(gang.plan.clone());
     let directories = gang.served_directories();
     turn.record(Record::Released { gang: id, job_temp: plan.job_temp.clone(), directories, wiped: false });

@@ -26,6 +26,8 @@ pub struct State {
     /// Stopped before a plan came, and not released.
     pub(super) barred: BTreeSet<GangId>,
     pub(super) released: VecDeque<Released>,
+    /// Attempts that survive SIGKILL, also of gangs that are released.
+    pub(super) stuck: BTreeSet<AttemptId>,
 }
 
 /// How far the talk with the coordinator is.
@@ -156,6 +158,7 @@ impl State {
             });
         }
         records.extend(self.barred.iter().copied().map(Record::Barred));
+        records.extend(self.stuck.iter().copied().map(Record::Stuck));
         for (id, gang) in &self.gangs {
             gang.snapshot(*id, &mut records);
         }
@@ -172,6 +175,12 @@ impl State {
             attempts: Vec::new(),
         });
         self.gangs.iter().map(|(id, gang)| gang.held(*id)).chain(barred).collect()
+    }
+
+    /// Attempts that survive SIGKILL, for Hello.
+    #[must_use]
+    pub fn stuck(&self) -> &BTreeSet<AttemptId> {
+        &self.stuck
     }
 
     /// The highest generation that was obeyed.
@@ -305,6 +314,8 @@ impl State {
                     self.released.pop_front();
                 }
             }
+            Record::Stuck(attempt) => drop(self.stuck.insert(attempt)),
+            Record::Gone(attempt) => drop(self.stuck.remove(&attempt)),
             Record::Wiped { job_temps } => {
                 for released in &mut self.released {
                     released.wiped |= job_temps.contains(&released.job_temp);

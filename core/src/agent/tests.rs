@@ -163,7 +163,11 @@ impl World {
         self.heard.iter().any(|report| match report {
             Report::GangEnded(gang) => *gang == id,
             Report::PrepareFailed(failed) => failed.gang == id,
-            Report::Prepared(_) | Report::Started { .. } | Report::Ended(_) => false,
+            Report::Prepared(_)
+            | Report::Started { .. }
+            | Report::Ended(_)
+            | Report::Stuck(_)
+            | Report::Gone(_) => false,
         })
     }
 
@@ -391,6 +395,47 @@ fn the_random_world_reaches_what_it_is_about() {
 
 fn reports(world: &World) -> Vec<Report> {
     world.heard.clone()
+}
+
+#[test]
+fn fault_36_what_survives_sigkill_is_said_before_its_end_and_until_it_is_gone() {
+    let mut world = World::new();
+    world.prepare(2, false, true);
+    world.perform_all();
+    let (stuck, other) = (gang(2).attempt(Rank(0)), gang(2).attempt(Rank(1)));
+    let end = || Box::new(ended(stuck, Exit::Unknown, EndCause::Unkillable));
+    world.event(Event::Stuck(end()));
+    let told: Vec<&Report> = world
+        .pending
+        .iter()
+        .filter_map(|effect| if let Effect::Report(report) = effect { Some(report) } else { None })
+        .collect();
+    assert_eq!(told[..], [&Report::Stuck(stuck), &Report::Ended(*end())], "never the end alone");
+    world.shims.insert(stuck, Some(*end()));
+    world.end(other, ended(other, Exit::Code(0), EndCause::Itself));
+    world.perform_all();
+    assert_eq!(world.heard.last(), Some(&Report::GangEnded(gang(2))), "its job need not wait");
+    world.command(Command::EndedAck(vec![stuck, other]));
+    world.command(Command::Release(gang(2)));
+    let forgotten = world.pending.iter().find_map(|effect| match effect {
+        Effect::CleanUp { attempts, .. } => Some(attempts.clone()),
+        _ => None,
+    });
+    assert_eq!(forgotten, Some(vec![other]), "what lives is not forgotten");
+    world.perform_all();
+    // Neither a restart nor a repetition changes anything.
+    world.shims.insert(stuck, None);
+    world.restart();
+    assert!(world.pending.contains(&Effect::Adopt { attempt: stuck }));
+    world.perform_all();
+    world.event(Event::Stuck(end()));
+    assert_eq!(world.state.stuck().iter().collect::<Vec<_>>(), [&stuck], "the next Hello says it");
+    world.event(Event::Ended(end()));
+    assert!(world.state.stuck().is_empty());
+    assert!(world.pending.contains(&Effect::Report(Report::Gone(stuck))));
+    let clean = Effect::CleanUp { gang: gang(2), plan: None, attempts: vec![stuck] };
+    assert!(world.pending.contains(&clean));
+    world.perform_all();
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct JournalEntry {
     /// When.
     pub at: WallMs,
     /// `jobSubmitted`, `jobStarted`, `taskStarted`, `taskEnded`, `jobRequeued`, `jobEnded`, `jobDeleted`,
-    /// `nodeJoined`, `nodeUnknown`, `nodeLost`, `recovered`, `foreignEnded`.
+    /// `nodeJoined`, `nodeUnknown`, `nodeLost`, `nodeStuck`, `nodeFreed`, `recovered`, `foreignEnded`.
     pub kind: &'static str,
     /// The job, where one is concerned.
     #[serde(skip_serializing_if = "Option::is_none")]

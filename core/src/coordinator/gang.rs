@@ -142,7 +142,7 @@ fn failure(task: &str, role: &Role, node: &NodeId, ended: &TaskEnded) -> Option<
             lost("nobody saw its exit")
         }
         EndCause::Lost => None,
-        EndCause::Unkillable => lost("it survived SIGKILL"),
+        EndCause::Unkillable => lost("it survived SIGKILL; its node takes no work until it is gone"),
     }
 }
 

@@ -74,10 +74,31 @@ pub(super) fn on_left(state: &mut State, now: Now, id: &NodeId, epoch: Epoch, st
 
 pub(super) fn on_facts(state: &mut State, id: &NodeId, epoch: Epoch, facts: NodeFacts, step: &mut Step) {
     let Some(node) = state.nodes.get_mut(id).filter(|n| n.session == Some(epoch)) else { return };
+    // What is stuck is told by reports alone, in order with the ends that make it so.
+    let facts = NodeFacts { stuck: std::mem::take(&mut node.facts.stuck), ..facts };
     node.facts = facts.clone();
     state.placement_due = true;
     state.changed = true;
     step.commit.push(Record::PutNode { node: id.clone(), epoch, facts });
+}
+
+/// In one step with the end of the attempt, so that nothing is placed there in between.
+fn on_stuck(state: &mut State, now: Now, id: &NodeId, attempt: AttemptId, is_stuck: bool, step: &mut Step) {
+    let Some(node) = state.nodes.get_mut(id) else { return };
+    if node.facts.stuck.contains(&attempt) == is_stuck {
+        return;
+    }
+    if is_stuck {
+        node.facts.stuck.push(attempt);
+    } else {
+        node.facts.stuck.retain(|held| *held != attempt);
+    }
+    let record = Record::PutNode { node: id.clone(), epoch: node.epoch, facts: node.facts.clone() };
+    state.placement_due = true;
+    state.changed = true;
+    step.commit.push(record);
+    let kind = if is_stuck { "nodeStuck" } else { "nodeFreed" };
+    state.journal_node(now, kind, id, json!({ "attempt": attempt }), step);
 }
 
 pub(super) fn on_heard(
@@ -102,6 +123,8 @@ pub(super) fn on_heard(
                 release_if_not_live(state, gang, id, step);
             }
             Report::Started { attempt, pid, at } => gang::on_started(state, now, id, attempt, pid, at, step),
+            Report::Stuck(attempt) => on_stuck(state, now, id, attempt, true, step),
+            Report::Gone(attempt) => on_stuck(state, now, id, attempt, false, step),
             Report::Ended(ended) => {
                 acked.push(ended.attempt);
                 recovery::on_task_ended(state, now, id, &ended, step);

@@ -95,6 +95,11 @@ pub enum Rejection {
     },
     /// The node holds work that this coordinator never gave it.
     ForeignWork,
+    /// Something is wrong with the node, and nobody can say until when.
+    Degraded {
+        /// What.
+        problem: String,
+    },
 }
 
 impl Rejection {
@@ -103,7 +108,7 @@ impl Rejection {
     pub fn is_passing(&self) -> bool {
         match self {
             Rejection::Busy { .. } | Rejection::Unknown { .. } => true,
-            Rejection::TooFewGpus { .. } | Rejection::ForeignWork => false,
+            Rejection::TooFewGpus { .. } | Rejection::ForeignWork | Rejection::Degraded { .. } => false,
         }
     }
 }
@@ -118,6 +123,7 @@ impl fmt::Display for Rejection {
                 if problem.is_empty() { Ok(()) } else { write!(f, " ({problem})") }
             }
             Rejection::ForeignWork => f.write_str("holds work that this coordinator never started"),
+            Rejection::Degraded { problem } => write!(f, "takes no work: {problem}"),
         }
     }
 }

@@ -85,6 +85,7 @@ fn offer(state: &State, node: &super::state::Node) -> Offer {
         busy: node.gang.map(|gang| gang.job).filter(|_| !mutant!("busy-node-offered")),
         unknown_since: node.session.is_none().then_some(node.last_heard_wall),
         foreign_work: state.recovery.holds_foreign(&node.id),
+        problem: node.facts.problem(),
         gpus: node.facts.gpus.iter().filter(|gpu| gpu.fault.is_empty()).map(|gpu| gpu.uuid.clone()).collect(),
         gpu_problem: node.facts.gpu_problem.clone(),
     }

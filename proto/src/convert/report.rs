@@ -73,6 +73,7 @@ pub fn hello_to_wire(hello: Hello, inventory: v1::Inventory) -> v1::Hello {
         inventory: Some(inventory),
         held: hello.held.into_iter().map(Into::into).collect(),
         last_generation: hello.last_generation.0,
+        stuck: hello.facts.stuck.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -97,6 +98,8 @@ fn hello_to_core(hello: v1::Hello, inventory: &v1::Inventory) -> Result<Hello, W
                 .map(|gpu| GpuFact { uuid: GpuUuid(gpu.uuid.clone()), fault: gpu.fault.clone() })
                 .collect(),
             gpu_problem: inventory.gpu_problem.clone(),
+            degraded: inventory.degraded.clone(),
+            stuck: hello.stuck.into_iter().map(Into::into).collect(),
         },
         held: hello.held.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         last_generation: Generation(hello.last_generation),
@@ -188,6 +191,8 @@ impl From<Report> for v1::Report {
             }
             Report::Ended(ended) => Body::Ended(ended.into()),
             Report::GangEnded(gang) => Body::GangEnded(gang.into()),
+            Report::Stuck(attempt) => Body::Stuck(attempt.into()),
+            Report::Gone(attempt) => Body::Gone(attempt.into()),
         };
         v1::Report { body: Some(body) }
     }
@@ -209,6 +214,8 @@ impl TryFrom<v1::Report> for Report {
             },
             Body::Ended(ended) => Report::Ended(ended.try_into()?),
             Body::GangEnded(gang) => Report::GangEnded(gang.into()),
+            Body::Stuck(attempt) => Report::Stuck(attempt.into()),
+            Body::Gone(attempt) => Report::Gone(attempt.into()),
             Body::Inventory(_) => return Err(WireError::Unspecified("report")),
         })
     }

@@ -160,6 +160,8 @@ fn report() -> impl Strategy<Value = Report> {
         }),
         ended().prop_map(Report::Ended),
         gang().prop_map(Report::GangEnded),
+        (gang(), any::<u32>()).prop_map(|(gang, rank)| Report::Stuck(gang.attempt(Rank(rank)))),
+        (gang(), any::<u32>()).prop_map(|(gang, rank)| Report::Gone(gang.attempt(Rank(rank)))),
     ]
 }
 
@@ -210,6 +212,7 @@ proptest! {
         base_environment in variables(),
         root in path(),
         gpus in prop::collection::vec(("GPU-[0-9a-f]{4}", ".{0,8}"), 0..3),
+        stuck in prop::collection::vec((gang(), any::<u32>()), 0..3),
         last: u64,
     ) {
         let inventory = v1::Inventory {
@@ -217,6 +220,7 @@ proptest! {
                 uuid: uuid.clone(), fault: fault.clone(), ..v1::Gpu::default()
             }).collect(),
             gpu_problem: "none".into(),
+            degraded: "the disk is full".into(),
             ..v1::Inventory::default()
         };
         let hello = Hello {
@@ -230,6 +234,8 @@ proptest! {
                 base_environment,
                 gpus: gpus.into_iter().map(|(uuid, fault)| GpuFact { uuid: GpuUuid(uuid), fault }).collect(),
                 gpu_problem: "none".into(),
+                degraded: "the disk is full".into(),
+                stuck: stuck.into_iter().map(|(gang, rank)| gang.attempt(Rank(rank))).collect(),
             },
             held,
             last_generation: Generation(last),

@@ -171,6 +171,7 @@ fn status_table(status: &Value) -> String {
         Some(true) => "yes".to_owned(),
         Some(false) | None => format!("no: {}", cell(&status["lastError"])),
     };
+    let problems: Vec<String> = status["problems"].as_array().into_iter().flatten().map(cell).collect();
     let limitations: Vec<String> = status["limitations"].as_array().into_iter().flatten().map(cell).collect();
     let mut text = output::fields(&[
         ("node", cell(&status["node"])),
@@ -180,6 +181,8 @@ fn status_table(status: &Value) -> String {
         ("connected", connected),
         ("last contact", time(&status["lastContactMs"])),
         ("limitations", limitations.join("\n")),
+        ("takes no work", problems.join("\n")),
+        ("logs", spool_line(&status["spool"])),
     ]);
     let gangs = status["gangs"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !gangs.is_empty() {
@@ -190,6 +193,24 @@ fn status_table(status: &Value) -> String {
         text.push_str(&output::table(["GANG", "JOB", "PHASE", "RUNNING", "LOGS"], rows));
     }
     text
+}
+
+fn spool_line(spool: &Value) -> String {
+    let bytes = |field: &str| output::bytes(spool[field].as_f64().unwrap_or(0.0));
+    let mut line = format!(
+        "{} in {} files, {} allowed per task, {} free on the disk",
+        bytes("heldBytes"),
+        cell(&spool["files"]),
+        bytes("quotaBytes"),
+        bytes("freeBytes")
+    );
+    if spool["gaps"].as_u64().is_some_and(|gaps| gaps > 0) {
+        line = format!("{line}\n{} in {} pieces were dropped", bytes("droppedBytes"), cell(&spool["gaps"]));
+    }
+    match cell(&spool["problem"]) {
+        problem if problem.is_empty() => line,
+        problem => format!("{line}\n{problem}"),
+    }
 }
 
 fn tasks_table(tasks: &Value) -> String {

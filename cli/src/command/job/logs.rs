@@ -74,7 +74,11 @@ impl Logs {
         let list = client.get(&format!("{}/logs{gang}", job.api_path())).await?["value"].clone();
         output::print(format, &list, |list| {
             let files = list.as_array().into_iter().flatten();
-            output::table(["FILE", "BYTES"], files.map(|f| [cell(&f["file"]), cell(&f["size"])]))
+            let missing = |file: &Value| {
+                file["gaps"].as_array().map_or(0, |gaps| gaps.iter().map(gap_bytes).sum::<u64>())
+            };
+            let rows = files.map(|f| [cell(&f["file"]), cell(&f["size"]), missing(f).to_string()]);
+            output::table(["FILE", "BYTES", "MISSING"], rows)
         })
     }
 
@@ -141,11 +145,41 @@ impl Logs {
                         printer.finish()?;
                     }
                 }
-                News::Over(_) => return Ok(()),
+                News::Over(_) => {
+                    self.note_gaps(client, job, None, &|file| printers.contains_key(file)).await;
+                    return Ok(());
+                }
                 News::Failed(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Says on stderr which bytes are missing. The logs are shown already: that the list cannot be had is no error.
+    async fn note_gaps(
+        &self,
+        client: &Client,
+        job: &JobRef,
+        gang: Option<u64>,
+        is_shown: &dyn Fn(&str) -> bool,
+    ) {
+        let gang = gang.map(|gang| format!("?gang={gang}")).unwrap_or_default();
+        let Ok(list) = client.get(&format!("{}/logs{gang}", job.api_path())).await else { return };
+        for file in list["value"].as_array().into_iter().flatten() {
+            let name = cell(&file["file"]);
+            let gaps = file["gaps"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if gaps.is_empty() || !is_shown(&name) {
+                continue;
+            }
+            let missing: u64 = gaps.iter().map(gap_bytes).sum();
+            let ranges: Vec<String> =
+                gaps.iter().take(8).map(|gap| format!("{}..{}", cell(&gap[0]), cell(&gap[1]))).collect();
+            let more = if gaps.len() > 8 { format!(" and {} more", gaps.len() - 8) } else { String::new() };
+            talk::note(&format!(
+                "{name}: {missing} bytes are missing ({}{more}): they were dropped on the node before they could be stored",
+                ranges.join(", ")
+            ));
+        }
     }
 
     async fn print_all(
@@ -173,8 +207,13 @@ impl Logs {
                 one.await?;
             }
         }
+        self.note_gaps(client, job, gang, &|file| streams.iter().any(|stream| stream.file == file)).await;
         Ok(())
     }
+}
+
+fn gap_bytes(gap: &Value) -> u64 {
+    gap[1].as_u64().unwrap_or(0).saturating_sub(gap[0].as_u64().unwrap_or(0))
 }
 
 impl Choice {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use trainyard_core::agent::{self, Effect, Event, Found, Now, Phase, Record, SetupProblem, State};
-use trainyard_core::id::{Epoch, Generation, NodeId};
+use trainyard_core::id::{AttemptId, Epoch, Generation, NodeId};
 use trainyard_core::plan::PortSpace;
 use trainyard_core::session::{Command, GpuFact, HeldGang, Hello, NodeFacts, Report, Welcome};
 use trainyard_core::unit::GpuUuid;
@@ -70,7 +70,7 @@ enum Message {
 #[derive(Debug)]
 enum Act {
     Effect(Effect),
-    Greet { held: Vec<HeldGang>, last_generation: Generation },
+    Greet { held: Vec<HeldGang>, stuck: Vec<AttemptId>, last_generation: Generation },
     Leave,
 }
 
@@ -159,6 +159,8 @@ impl Node {
             base_environment: BTreeMap::new(),
             gpus,
             gpu_problem: String::new(),
+            degraded: String::new(),
+            stuck: Vec::new(),
         };
         Node {
             id: NodeId(format!("node-{n}")),
@@ -404,13 +406,13 @@ impl World {
                     reports.push(report);
                 }
                 Act::Effect(effect) => self.agent_effect(n, effect),
-                Act::Greet { held, last_generation } => {
+                Act::Greet { held, stuck, last_generation } => {
                     self.send_reports(n, std::mem::take(&mut reports));
                     let node = &mut self.nodes[n];
                     let Some(agent) = &mut node.agent else { return };
                     agent.session = Some(agent.newest);
-                    let hello =
-                        Hello { node: node.id.clone(), facts: node.facts.clone(), held, last_generation };
+                    let facts = NodeFacts { stuck, ..node.facts.clone() };
+                    let hello = Hello { node: node.id.clone(), facts, held, last_generation };
                     if let Some(connection) = agent.link.connection {
                         self.check_hello(&hello);
                         self.send_up(connection, Up::Hello(Box::new(hello)));
@@ -619,7 +621,11 @@ impl Process {
             Message::Greet => {
                 step(&mut self.state, Event::Disconnected);
                 step(&mut self.state, Event::Greeted { boot_ms: now.boot_ms });
-                acts.push(Act::Greet { held: self.state.held(), last_generation: self.state.generation() });
+                acts.push(Act::Greet {
+                    held: self.state.held(),
+                    stuck: self.state.stuck().iter().copied().collect(),
+                    last_generation: self.state.generation(),
+                });
             }
             Message::Welcomed { session, welcome } if session == newest => {
                 step(&mut self.state, Event::Welcomed(welcome));

@@ -291,7 +291,7 @@ impl World {
         };
         watch.unkillable_told = true;
         let ended = TaskEnded { cause: EndCause::Unkillable, ..not_started(attempt, Exit::Unknown, at) };
-        self.agent_later(n, 1, AgentHappens::Core(Box::new(Event::Ended(Box::new(ended)))));
+        self.agent_later(n, 1, AgentHappens::Core(Box::new(Event::Stuck(Box::new(ended)))));
     }
 
     fn terminate(&mut self, n: usize, attempt: AttemptId) {
@@ -617,12 +617,12 @@ impl World {
     pub(crate) fn sweep_folders(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         let Some(agent) = &node.agent else { return };
-        let held = agent.state.gangs();
+        let (held, stuck) = (agent.state.gangs(), agent.state.stuck());
         let processes = &mut node.processes;
         let lives: Vec<AttemptId> = processes
             .dirs
             .keys()
-            .filter(|id| held.contains_key(&id.gang_id()) || processes.tasks.get(id).is_some_and(Task::lives))
+            .filter(|id| held.contains_key(&id.gang_id()) || stuck.contains(id) || processes.tasks.get(id).is_some_and(Task::lives))
             .copied()
             .collect();
         processes.dirs.retain(|id, _| lives.contains(id));
