@@ -378,3 +378,71 @@ async fn fault_27_a_job_that_renames_removes_or_cuts_its_log_file_loses_nothing_
     receive_until(&mut kept, &spool, 1, &mut chunks, |kept| kept.ended.contains_key("stdout.txt")).await;
     assert_eq!(String::from_utf8_lossy(&kept.files["stdout.txt"]), "before\nbehind\n");
 }
+
+/// A small ext4 of its own, mounted; it goes with the value.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`: this needs root, `mkfs.ext4` and a loop device.
+    fn new(mib: u64) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        std::fs::create_dir(folder.path().join("disk")).unwrap();
+        let disk = SmallDisk { folder };
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            let done = std::process::Command::new(program).args(arguments).output();
+            done.is_ok_and(|done| done.status.success())
+        };
+        let ready = run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_os_str()])
+            && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), disk.path().as_os_str()]);
+        if !ready {
+            eprintln!("SKIPPED: no loop device can be mounted here (root and mkfs.ext4 are needed)");
+        }
+        ready.then_some(disk)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("disk")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(self.path()).status().ok();
+    }
+}
+
+#[tokio::test]
+async fn fault_24_a_task_that_outgrows_the_disk_goes_on_and_the_gaps_are_exact() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let spool = Spool::start(disk.path().join("spool"), "node-0".into(), 1 << 30).unwrap();
+    if !can_punch(&disk.path()) {
+        return;
+    }
+    spool.open(GANG, vec![vec!["stdout.txt".into()]]).unwrap();
+    let path = spool.gang_folder(GANG).join("stdout.txt");
+    let whole = noise(160 << 20, 11);
+    let mut writer = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let mut written = 0;
+    for block in whole.chunks(1 << 20) {
+        writer.write_all(block).expect("no write of the task fails");
+        written += block.len() as u64;
+        // Nobody stores anything: what is not held was dropped.
+        while spool.usage().held_bytes + spool.usage().dropped_bytes < written {
+            tokio::task::yield_now().await;
+        }
+    }
+    let dropped = spool.usage().dropped_bytes;
+    assert!(dropped > 100 << 20, "{dropped}");
+    spool.end(GANG, vec!["stdout.txt".into()]);
+    let (sender, mut chunks) = mpsc::channel(4);
+    spool.attach(1, sender);
+    let (stored, gaps) = whole_stream(&spool, 1, &mut chunks, "stdout.txt").await;
+    assert_exact(&whole, &stored, &gaps);
+    let lost: u64 = gaps.iter().map(|(from, to)| to - from).sum();
+    assert_eq!(lost, dropped, "every dropped byte is in a gap, and no other");
+    spool.close().await.unwrap();
+}
