@@ -120,7 +120,7 @@ async fn with_a_disk_that_works_the_task_is_tried_once_and_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_whose_intent_cannot_be_written_does_not_happen() {
+async fn fault_24_a_start_whose_intent_cannot_be_written_does_not_happen() {
     // The plan is written, the intent is not.
     let (result, records, traces) = run(1).await;
     assert!(matches!(result, Err(JournalError::Io { .. })));
@@ -129,7 +129,7 @@ async fn a_start_whose_intent_cannot_be_written_does_not_happen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_that_cannot_be_written_is_not_set_up() {
+async fn fault_24_a_plan_that_cannot_be_written_is_not_set_up() {
     let (result, records, traces) = run(0).await;
     assert!(result.is_err() && !records.iter().any(|record| matches!(record, Record::Planned { .. })));
     assert_eq!(traces, 0);

@@ -8,7 +8,7 @@ use trainyard_core::unit::Exit;
 use crate::yard::{Yard, gone, is_running, modes, signal};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_agent_finds_the_same_task_and_hears_its_end() {
+async fn fault_04_the_next_agent_finds_the_same_task_and_hears_its_end() {
     // [N5]
     for mode in modes() {
         let mut yard = Yard::new(mode);
@@ -44,7 +44,7 @@ async fn an_end_between_two_agents_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_shim_leaves_its_task_running_and_watched() {
+async fn fault_06_a_killed_shim_leaves_its_task_running_and_watched() {
     // [fault 6], the agent alive.
     for mode in modes() {
         let mut yard = Yard::new(mode);
@@ -67,7 +67,7 @@ async fn a_killed_shim_leaves_its_task_running_and_watched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agent_and_shim_killed_the_task_is_adopted_without_a_signal() {
+async fn fault_06_agent_and_shim_killed_the_task_is_adopted_without_a_signal() {
     // [fault 6]
     for mode in modes() {
         let mut yard = Yard::new(mode);
@@ -152,7 +152,7 @@ async fn a_task_without_shim_can_be_stopped_and_is_fenced_by_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_shim_does_not_keep_its_task_from_being_stopped() {
+async fn fault_07_a_stopped_shim_does_not_keep_its_task_from_being_stopped() {
     // [fault 7] Takes as long as the agent waits for such a shim, so with one mode only.
     let mut yard = Yard::new(modes()[modes().len() - 1]);
     let (attempt, started) = yard.run("exec sleep 1000").await;
@@ -166,7 +166,7 @@ async fn a_stuck_shim_does_not_keep_its_task_from_being_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_dies_before_the_launch_leaves_an_attempt_that_never_started() {
+async fn fault_05_an_agent_that_dies_before_the_launch_leaves_an_attempt_that_never_started() {
     // [fault 5] The launch is given up while the shim is being started: whichever of them is first, the task
     // has either run once or never, and the next agent can tell.
     let mut yard = Yard::new(modes()[0]);
@@ -192,4 +192,26 @@ async fn an_agent_that_dies_before_the_launch_leaves_an_attempt_that_never_start
         let out = std::fs::read_to_string(yard.dir().join(format!("{attempt}.out"))).unwrap_or_default();
         assert_eq!(out, if ran { "ran\n" } else { "" }, "attempt {attempt}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_10_after_a_reboot_no_process_of_a_recycled_number_is_taken_for_the_task() {
+    // Without cgroups: there a task is known by its number alone.
+    let mut yard = Yard::new(modes()[0]);
+    let (attempt, started) = yard.run("exec sleep 1000").await;
+    yard.restart();
+    signal(started.shim_pid, SIGKILL);
+    gone(started.shim_pid).await;
+    // The same process, but what was written down of it is from another boot.
+    let marker = yard.root.path().join("a-folder-with-a-long-name-".repeat(5));
+    let marker = marker.join("run").join(attempt.to_string()).join("started");
+    let text = std::fs::read_to_string(&marker).unwrap();
+    let (_, line) = text.split_once('\n').unwrap();
+    std::fs::write(&marker, format!("another-boot\n{line}")).unwrap();
+    let Adopted::Lost(record) = yard.supervisor.adopt(attempt).await else { panic!("it counts as lost") };
+    assert_eq!((record.exit, record.cause), (Exit::Unknown, Cause::Lost));
+    assert!(record.message.contains("restarted"), "{record}");
+    assert!(is_running(started.pid), "a stranger is not signalled");
+    signal(started.pid, SIGKILL);
+    gone(started.pid).await;
 }

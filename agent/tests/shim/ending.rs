@@ -28,7 +28,7 @@ async fn codes_and_signals_are_told_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_terminates_and_after_the_grace_kills() {
+async fn fault_35_a_stop_terminates_and_after_the_grace_kills() {
     for mode in modes() {
         let mut yard = Yard::new(mode);
         yard.pipe("ready");
@@ -71,7 +71,7 @@ async fn processes_of_a_stopped_task_have_the_rest_of_the_grace_for_their_checkp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orphan_that_left_its_session_is_killed_and_its_open_output_holds_nothing() {
+async fn fault_34_fault_28_an_orphan_that_left_its_session_is_killed_and_its_open_output_holds_nothing() {
     // [faults 28 and 34]
     for mode in modes() {
         let mut yard = Yard::new(mode);
@@ -93,7 +93,7 @@ async fn an_orphan_that_left_its_session_is_killed_and_its_open_output_holds_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_that_breed_are_all_killed() {
+async fn fault_31_processes_that_breed_are_all_killed() {
     // [fault 31] Each branch forks two more; a kill of what is listed alone would be outrun.
     for mode in modes() {
         let mut yard = Yard::with_limits(mode, AttemptLimits { memory_bytes: None, processes: Some(100) });
@@ -113,7 +113,7 @@ async fn processes_that_breed_are_all_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_fence_ends_a_task_though_no_agent_lives() {
+async fn fault_12_the_fence_ends_a_task_though_no_agent_lives() {
     // [N6]
     for mode in modes() {
         let mut yard = Yard::new(mode);
@@ -152,7 +152,7 @@ async fn a_renewed_task_lives_past_its_first_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_out_of_memory_killer_is_named() {
+async fn fault_32_the_out_of_memory_killer_is_named() {
     // [fault 32]
     let limits = AttemptLimits { memory_bytes: Some(48 << 20), processes: None };
     for mode in modes() {

@@ -469,6 +469,30 @@ fn a_gang_is_prepared_started_and_ended() {
 }
 
 #[test]
+fn fault_08_a_command_of_an_earlier_session_or_generation_changes_nothing() {
+    let mut world = World::new();
+    world.prepare(2, false, false);
+    world.perform_all();
+    let (epoch, before) = (world.epoch, world.state.snapshot());
+    world.connect();
+    for (generation, epoch) in [(1, epoch), (0, epoch + 1), (2, epoch + 1), (1, epoch + 2)] {
+        for command in [
+            Command::Start(gang(2)),
+            Command::Stop { gang: gang(2), grace_ms: 0, reason: "late".into() },
+            Command::Release(gang(2)),
+        ] {
+            let (generation, epoch) = (Generation(generation), Epoch(epoch));
+            world.event(Event::Commanded { generation, epoch, command });
+        }
+    }
+    assert_eq!(world.state.snapshot(), before);
+    assert!(world.launches.is_empty() && world.pending.is_empty(), "{:?}", world.pending);
+    world.command(Command::Start(gang(2)));
+    world.perform_all();
+    assert_eq!(world.launches.len(), 2, "one of the present session is obeyed");
+}
+
+#[test]
 fn a_failed_preparation_starts_nothing() {
     let mut world = World::new();
     world.prepare(1, true, true);
@@ -498,7 +522,7 @@ fn a_restart_before_the_start_waits_for_the_plan_with_its_secrets() {
 }
 
 #[test]
-fn a_lower_generation_is_refused_and_a_higher_one_is_kept() {
+fn fault_16_a_lower_generation_is_refused_and_a_higher_one_is_kept() {
     let mut world = World::new();
     let welcome = |generation| {
         Event::Welcomed(Welcome {

@@ -622,7 +622,11 @@ impl World {
         let lives: Vec<AttemptId> = processes
             .dirs
             .keys()
-            .filter(|id| held.contains_key(&id.gang_id()) || stuck.contains(id) || processes.tasks.get(id).is_some_and(Task::lives))
+            .filter(|id| {
+                held.contains_key(&id.gang_id())
+                    || stuck.contains(id)
+                    || processes.tasks.get(id).is_some_and(Task::lives)
+            })
             .copied()
             .collect();
         processes.dirs.retain(|id, _| lives.contains(id));
