@@ -161,7 +161,7 @@ impl Log {
 
     /// Opens it: what there is now, or all until the stream has ended.
     pub(crate) fn open(self, client: Client, follow: bool) -> Reader {
-        Reader { client, log: self, follow, offset: 0, tries: 0, answer: None }
+        Reader { client, log: self, follow, received: 0, tries: 0, answer: None }
     }
 }
 
@@ -326,8 +326,8 @@ pub(crate) struct Reader {
     client: Client,
     log: Log,
     follow: bool,
-    /// Of the next byte.
-    offset: u64,
+    /// Bytes so far: the offset of the next one, but for gaps.
+    received: u64,
     /// In a row, without a byte.
     tries: usize,
     answer: Option<reqwest::Response>,
@@ -338,8 +338,16 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         loop {
             let Some(answer) = &mut self.answer else {
-                match self.client.stream(&self.log.path(self.offset, self.follow)).await {
-                    Ok(answer) => self.start(answer),
+                let offset = match self.offset().await {
+                    Ok(offset) => offset,
+                    Err(e) if self.follow && is_unreachable(&e) => {
+                        self.pause().await;
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
+                match self.client.stream(&self.log.path(offset, self.follow)).await {
+                    Ok(answer) => self.answer = Some(answer),
                     Err(e) if self.follow && is_unreachable(&e) => self.pause().await,
                     Err(e) => return Err(e),
                 }
@@ -347,7 +355,7 @@ impl Reader {
             };
             match answer.chunk().await {
                 Ok(Some(bytes)) => {
-                    self.offset += bytes.len() as u64;
+                    self.received += bytes.len() as u64;
                     self.tries = 0;
                     return Ok(Some(bytes));
                 }
@@ -363,12 +371,20 @@ impl Reader {
         }
     }
 
-    fn start(&mut self, answer: reqwest::Response) {
-        if let Some(first) = first_offset(&answer).filter(|first| *first > self.offset) {
-            talk::warning(&format!("{}: {} bytes are missing here", self.log.file, first - self.offset));
-            self.offset = first;
+    /// Where the next byte stands: what came passed over the gaps before it.
+    async fn offset(&self) -> anyhow::Result<u64> {
+        match self.received {
+            0 => Ok(0),
+            received => Ok(self.file().await?.map_or(received, |file| after_gaps(received, &file["gaps"]))),
         }
-        self.answer = Some(answer);
+    }
+
+    /// What the list of log files says of this one.
+    async fn file(&self) -> anyhow::Result<Option<Value>> {
+        let gang = self.log.gang.map(|gang| format!("?gang={gang}")).unwrap_or_default();
+        let list = self.client.get(&format!("{}/logs{gang}", self.log.job.api_path())).await?;
+        let mut files = list["value"].as_array().into_iter().flatten();
+        Ok(files.find(|file| file["file"] == self.log.file.as_str()).cloned())
     }
 
     async fn pause(&mut self) {
@@ -378,15 +394,14 @@ impl Reader {
 
     /// Whether a stream that was closed here is at its end, or a coordinator was going down.
     async fn has_ended(&self) -> anyhow::Result<bool> {
-        let gang = self.log.gang.map(|gang| format!("?gang={gang}")).unwrap_or_default();
-        let list = match self.client.get(&format!("{}/logs{gang}", self.log.job.api_path())).await {
-            Ok(list) => list,
+        let file = match self.file().await {
+            Ok(file) => file,
             Err(e) if is_unreachable(&e) => return Ok(false),
             Err(e) => return Err(e),
         };
-        let file =
-            list["value"].as_array().into_iter().flatten().find(|f| f["file"] == self.log.file.as_str());
-        if file.is_some_and(|file| file["end"] == true && file["size"].as_u64().unwrap_or(0) <= self.offset) {
+        let is_whole =
+            |file: &Value| file["size"].as_u64().unwrap_or(0) <= after_gaps(self.received, &file["gaps"]);
+        if file.is_some_and(|file| file["end"] == true && is_whole(&file)) {
             return Ok(true);
         }
         // A stream whose end never came is let go some time after its gang is over.
@@ -401,8 +416,16 @@ impl Reader {
     }
 }
 
-fn first_offset(answer: &reqwest::Response) -> Option<u64> {
-    answer.headers().get("x-trainyard-offset")?.to_str().ok()?.parse().ok()
+/// The offset behind so many bytes that are there, and behind the gaps (`[[from, to], ...]`, in order) up to it.
+fn after_gaps(received: u64, gaps: &Value) -> u64 {
+    let mut offset = received;
+    for gap in gaps.as_array().into_iter().flatten() {
+        let (from, to) = (gap[0].as_u64().unwrap_or(u64::MAX), gap[1].as_u64().unwrap_or(0));
+        if from <= offset {
+            offset += to.saturating_sub(from);
+        }
+    }
+    offset
 }
 
 /// Cuts bytes into lines, for output that several tasks share.
@@ -455,6 +478,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_reader_that_comes_back_goes_on_behind_the_gaps_that_it_passed_over() {
+        let gaps = json!([[10, 30], [40, 50]]);
+        // 10 bytes came, then 20 are missing, then 10 came, then 10 are missing.
+        let offsets = [0, 9, 10, 19, 20, 21].map(|received| after_gaps(received, &gaps));
+        assert_eq!(offsets, [0, 9, 30, 39, 50, 51]);
+        assert_eq!(after_gaps(7, &Value::Null), 7);
+    }
 
     #[test]
     fn streams_follow_the_ranks() {

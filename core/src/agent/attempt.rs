@@ -72,10 +72,11 @@ pub(super) fn gone(turn: &mut Turn<'_>, id: AttemptId) {
     turn.record(Record::Gone(id));
     turn.report(Report::Gone(id));
     let gang = id.gang_id();
-    match turn.state.gangs.contains_key(&gang) {
-        true => turn.note(gang, format!("attempt {id}: gone at last")),
+    if turn.state.gangs.contains_key(&gang) {
+        turn.note(gang, format!("attempt {id}: gone at last"));
+    } else {
         // Its gang was cleaned up without it.
-        false => turn.then(Effect::CleanUp { gang, plan: None, attempts: vec![id] }),
+        turn.then(Effect::CleanUp { gang, plan: None, attempts: vec![id] });
     }
 }
 

@@ -417,9 +417,8 @@ fn fault_36_what_survives_sigkill_is_said_before_its_end_and_until_it_is_gone() 
     assert_eq!(world.heard.last(), Some(&Report::GangEnded(gang(2))), "its job need not wait");
     world.command(Command::EndedAck(vec![stuck, other]));
     world.command(Command::Release(gang(2)));
-    let forgotten = world.pending.iter().find_map(|effect| match effect {
-        Effect::CleanUp { attempts, .. } => Some(attempts.clone()),
-        _ => None,
+    let forgotten = world.pending.iter().find_map(|effect| {
+        if let Effect::CleanUp { attempts, .. } = effect { Some(attempts.clone()) } else { None }
     });
     assert_eq!(forgotten, Some(vec![other]), "what lives is not forgotten");
     world.perform_all();
