@@ -65,6 +65,37 @@ mod tests {
     }
 
     #[test]
+    fn fault_25_a_full_and_a_read_only_disk_are_a_problem_until_they_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &str| {
+            let mut command = std::process::Command::new(program);
+            let done = command.args(arguments.split(' ')).arg(folder.path()).output();
+            done.is_ok_and(|done| done.status.success())
+        };
+        if !run("mount", "-t tmpfs -o size=4m,nr_inodes=5000 none") {
+            eprintln!("SKIPPED: no tmpfs can be mounted here (root is needed)");
+            return;
+        }
+        let look = |was: &str| problem(folder.path(), was);
+        let empty = look("");
+        std::fs::write(folder.path().join("all"), vec![1; (4 << 20) - 8192]).unwrap();
+        let full = look("");
+        std::fs::remove_file(folder.path().join("all")).unwrap();
+        let room = look(&full);
+        for n in 0..4500 {
+            std::fs::File::create(folder.path().join(n.to_string())).unwrap();
+        }
+        let no_inodes = look("");
+        run("mount", "-o remount,ro");
+        let read_only = look("");
+        // Before the checks: a mount must not outlive the test.
+        run("umount", "-l");
+        assert_eq!((empty.as_str(), room.as_str()), ("", ""));
+        assert!(full.ends_with("is full") && no_inodes.ends_with("is full"), "{full}; {no_inodes}");
+        assert!(read_only.ends_with("is read-only"), "{read_only}");
+    }
+
+    #[test]
     fn what_is_not_there_is_a_problem() {
         assert!(problem(Path::new("/nonexistent"), "").contains("/nonexistent"));
     }
