@@ -1,20 +1,23 @@
 //! The session with the coordinator: dial, Hello, then commands down and reports up, for ever.
 //!
 //! Only this file and `proto` know the wire. A broken session touches no task: whatever was not said is in
-//! the next Hello. One timer, the heartbeat, stands for all waiting.
+//! the next Hello. Messages are numbered in both directions; a silence of the coordinator ends the session.
 
 mod backoff;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use trainyard_core::id::{Epoch, Generation, NodeId};
-use trainyard_core::session::{Hello, NodeFacts, Welcome};
+use trainyard_core::session::{Hello, NodeFacts, Order, Sequence, Welcome};
 use trainyard_core::text::Secret;
 use trainyard_proto::convert::{Down, WireError, hello_to_wire};
 use trainyard_proto::v1::agent_service_client::AgentServiceClient;
@@ -27,8 +30,14 @@ use crate::spool::Spool;
 
 /// Without a Welcome in this time the try is given up.
 const WELCOME_WAIT: Duration = Duration::from_secs(10);
-/// Heartbeats that may be unanswered.
+/// Heartbeats for whose time the coordinator may be silent.
 const MISSED_MAX: u32 = 3;
+/// The longest heartbeat, whatever the coordinator asks for: half-open connections are noticed within 12 s.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(4);
+/// The shortest silence that counts, however short the heartbeats.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
+/// Pings of HTTP/2 and how long their answers may take, for the other streams of the connection.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(8));
 /// Shortest heartbeat, whatever lease a job asks for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(500);
 /// Messages that wait for the network.
@@ -63,6 +72,8 @@ enum SessionEnd {
     Refused(String),
     #[error("the coordinator does not answer")]
     Silent,
+    #[error("message {seq} of the coordinator came where {expected} was due")]
+    Gap { seq: u64, expected: u64 },
     #[error("the coordinator has ended the session")]
     Closed,
     #[error("this agent has ended the session")]
@@ -136,12 +147,23 @@ impl Link {
         let (outbox, outgoing) = mpsc::unbounded_channel();
         let hello = self.hello(session, outbox).await?;
         let (up, rx) = mpsc::channel(UP_QUEUE);
-        let first = FromAgent { generation: 0, epoch: 0, body: Some(Body::Hello(hello)) };
+        let first = envelope(Generation(0), Epoch(0), Body::Hello(hello));
         up.try_send(first).map_err(|_| SessionEnd::Ending)?;
-        let request = authorized(&self.token, ReceiverStream::new(rx));
+        let heard = Arc::new(AtomicU64::new(0));
+        let known = Arc::clone(&heard);
+        // Numbered where they go out: what found no room before has no number.
+        let mut seq = 0;
+        let numbered = ReceiverStream::new(rx).map(move |message| {
+            seq += 1;
+            FromAgent { seq, heard: known.load(Ordering::Relaxed), ..message }
+        });
+        let request = authorized(&self.token, numbered);
+        let mut sequence = Sequence::default();
         let down = async {
             let mut down = client.session(request).await.map_err(SessionEnd::Rpc)?.into_inner();
             let first = down.message().await.map_err(SessionEnd::Rpc)?.ok_or(SessionEnd::Closed)?;
+            sequence.accept(first.seq);
+            heard.store(sequence.last(), Ordering::Relaxed);
             Ok::<_, SessionEnd>((down, Down::try_from(first)?))
         };
         let (down, first) =
@@ -159,7 +181,7 @@ impl Link {
         self.metrics_period.send_replace(Some(Duration::from_millis(welcome.metrics_period_ms)));
         let mut logs = tokio::task::JoinSet::new();
         logs.spawn(upload_logs(channel, self.token.clone(), self.spool.clone(), session, welcome.generation));
-        self.talk(session, welcome, up, outgoing, down).await
+        self.talk(session, welcome, up, outgoing, Downward { stream: down, sequence, heard }).await
     }
 
     fn endpoint(&self) -> Result<Endpoint, SessionEnd> {
@@ -167,8 +189,8 @@ impl Link {
             .map_err(SessionEnd::Connect)?
             .connect_timeout(Duration::from_secs(5))
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(15))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(u32::try_from(16 * LOG_CHUNK_BYTES).ok())
             .initial_connection_window_size(u32::try_from(16 * LOG_CHUNK_BYTES).ok()))
@@ -197,27 +219,27 @@ impl Link {
         welcome: Welcome,
         up: mpsc::Sender<FromAgent>,
         mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-        mut down: Streaming<ToAgent>,
+        mut down: Downward,
     ) -> Result<std::convert::Infallible, SessionEnd> {
-        let envelope =
-            |body| FromAgent { generation: welcome.generation.0, epoch: welcome.epoch.0, body: Some(body) };
+        let envelope = |body| envelope(welcome.generation, welcome.epoch, body);
         self.inventory.mark_unchanged();
         let mut pause = self.heartbeat(welcome);
         let mut timer = beats(pause);
-        let mut missed = 0;
+        let mut last_word = Instant::now();
         loop {
+            let silent = last_word + silence_max(pause);
             tokio::select! {
-                message = down.message() => {
-                    let message = message.map_err(SessionEnd::Rpc)?.ok_or(SessionEnd::Closed)?;
-                    if let Some(boot_ms) = self.on_message(session, message).await? {
-                        missed = 0;
-                        tracing::trace!(boot_ms, "heartbeat answered");
+                message = down.next() => {
+                    last_word = Instant::now();
+                    if let Some(message) = message? {
+                        self.on_message(session, message).await?;
                     }
                 }
+                () = tokio::time::sleep_until(silent) => return Err(SessionEnd::Silent),
                 said = outgoing.recv() => {
                     let body = to_wire(said.ok_or(SessionEnd::Left)?);
                     // A coordinator that takes nothing is as silent as one that says nothing.
-                    let sent = tokio::time::timeout(pause * MISSED_MAX, up.send(envelope(body))).await;
+                    let sent = tokio::time::timeout_at(silent, up.send(envelope(body))).await;
                     sent.map_err(|_| SessionEnd::Silent)?.map_err(|_| SessionEnd::Closed)?;
                 }
                 Some(batch) = self.metrics.recv() => {
@@ -229,7 +251,8 @@ impl Link {
                     let inventory = self.inventory.borrow_and_update().clone();
                     let report = v1::Report { body: Some(v1::report::Body::Inventory(inventory)) };
                     let body = Body::Reports(v1::Reports { reports: vec![report] });
-                    up.send(envelope(body)).await.map_err(|_| SessionEnd::Closed)?;
+                    let sent = tokio::time::timeout_at(silent, up.send(envelope(body))).await;
+                    sent.map_err(|_| SessionEnd::Silent)?.map_err(|_| SessionEnd::Closed)?;
                 }
                 Ok(()) = self.lease_ms.changed() => {
                     let wanted = self.heartbeat(welcome);
@@ -239,20 +262,16 @@ impl Link {
                     }
                 }
                 _ = timer.tick() => {
-                    if missed >= MISSED_MAX {
-                        return Err(SessionEnd::Silent);
-                    }
-                    missed += 1;
                     let body = Body::Heartbeat(v1::Heartbeat { boot_ms: boot_ms() });
-                    // If there is no room, this one counts as missed.
+                    // If there is no room, the next one has to do.
                     up.try_send(envelope(body)).ok();
                 }
             }
         }
     }
 
-    /// Hands a message to the driver; a heartbeat's clock, if it is the answer to one.
-    async fn on_message(&self, session: u64, message: ToAgent) -> Result<Option<u64>, SessionEnd> {
+    /// Hands a message to the driver.
+    async fn on_message(&self, session: u64, message: ToAgent) -> Result<(), SessionEnd> {
         let (generation, epoch) = (Generation(message.generation), Epoch(message.epoch));
         match Down::try_from(message) {
             Ok(Down::Command(command)) => {
@@ -260,7 +279,6 @@ impl Link {
             }
             Ok(Down::HeartbeatAck { boot_ms }) => {
                 self.tell(Event::HeartbeatAcked { session, boot_ms }).await?;
-                return Ok(Some(boot_ms));
             }
             Ok(Down::FileRequest(request)) => self.tell(Event::FileRequested { session, request }).await?,
             Ok(Down::Refused { reason }) => return Err(SessionEnd::Refused(reason)),
@@ -268,7 +286,7 @@ impl Link {
             // One bad plan must not take the session, and with it every other job's reports.
             Err(error) => tracing::error!(%error, "a message of the coordinator is ignored"),
         }
-        Ok(None)
+        Ok(())
     }
 
     async fn tell(&self, event: Event) -> Result<(), SessionEnd> {
@@ -278,8 +296,43 @@ impl Link {
     /// Often enough for the coordinator, and for the shortest lease.
     fn heartbeat(&mut self, welcome: Welcome) -> Duration {
         let shortest = self.lease_ms.borrow_and_update().map_or(u64::MAX, |lease_ms| lease_ms / 4);
-        Duration::from_millis(welcome.heartbeat_ms.min(shortest)).max(HEARTBEAT_MIN)
+        Duration::from_millis(welcome.heartbeat_ms.min(shortest)).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
     }
+}
+
+/// What comes down a session.
+struct Downward {
+    stream: Streaming<ToAgent>,
+    sequence: Sequence,
+    /// The last number, for what goes up.
+    heard: Arc<AtomicU64>,
+}
+
+impl Downward {
+    /// The next message; `None`: it was a repetition.
+    async fn next(&mut self) -> Result<Option<ToAgent>, SessionEnd> {
+        let message = self.stream.message().await.map_err(SessionEnd::Rpc)?.ok_or(SessionEnd::Closed)?;
+        match self.sequence.accept(message.seq) {
+            Order::Next => {
+                self.heard.store(self.sequence.last(), Ordering::Relaxed);
+                Ok(Some(message))
+            }
+            Order::Repeated => {
+                tracing::warn!(seq = message.seq, "a repeated message of the coordinator is dropped");
+                Ok(None)
+            }
+            Order::Gap { expected } => Err(SessionEnd::Gap { seq: message.seq, expected }),
+        }
+    }
+}
+
+/// A message up, not numbered yet.
+fn envelope(generation: Generation, epoch: Epoch, body: Body) -> FromAgent {
+    FromAgent { generation: generation.0, epoch: epoch.0, body: Some(body), seq: 0, heard: 0 }
+}
+
+fn silence_max(pause: Duration) -> Duration {
+    (pause * MISSED_MAX).max(SILENCE_MIN)
 }
 
 fn beats(pause: Duration) -> tokio::time::Interval {

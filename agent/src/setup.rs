@@ -5,6 +5,7 @@
 
 mod mount;
 mod port;
+mod preflight;
 mod wipe;
 
 use std::fs::OpenOptions;
@@ -17,17 +18,19 @@ use trainyard_core::agent::SetupProblem;
 use trainyard_core::plan::NodePlan;
 use trainyard_core::plan::task::PlannedFile;
 
+use crate::gpu::GpuHandle;
 use crate::spool::Notes;
 
 pub use mount::MountError;
 pub use wipe::WipeError;
 
 /// Sets gangs up and cleans up behind them; its clones share what is in use.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     root: PathBuf,
     privileged: bool,
     in_use: Arc<wipe::InUse>,
+    gpu: Option<GpuHandle>,
 }
 
 /// A step that did not work.
@@ -47,7 +50,13 @@ impl Setup {
     /// For the agent of this root folder; `privileged`: whether it may mount.
     #[must_use]
     pub fn new(root: PathBuf, privileged: bool) -> Setup {
-        Setup { root, privileged, in_use: Arc::default() }
+        Setup { root, privileged, in_use: Arc::default(), gpu: None }
+    }
+
+    /// The same, with GPUs that it can check before a start.
+    #[must_use]
+    pub fn with_gpus(self, gpu: GpuHandle) -> Setup {
+        Setup { gpu: Some(gpu), ..self }
     }
 
     /// Makes the directories that every node has.
@@ -78,6 +87,11 @@ impl Setup {
         if !plan.ports.is_empty() {
             let list: Vec<String> = plan.ports.iter().map(ToString::to_string).collect();
             notes.write(&format!("ports: free: {}", list.join(" ")));
+        }
+        if let Some(wanted) = &plan.preflight
+            && let Err(unfit) = preflight::check(wanted, self.gpu.as_ref(), notes)
+        {
+            return Some(SetupProblem::Preflight(unfit));
         }
         None
     }
@@ -235,6 +249,7 @@ mod tests {
                 execution_log: "execution.log".into(),
                 preparation: None,
                 ports: Vec::new(),
+                preflight: None,
                 tasks: Vec::new(),
                 notes: Vec::new(),
             }

@@ -77,7 +77,7 @@ pub async fn serve_with_gpus(
         None => gpus,
     };
     let privileged = may_mount();
-    let setup = Setup::new(config.root.clone(), privileged);
+    let setup = Setup::new(config.root.clone(), privileged).with_gpus(Arc::clone(&gpus));
     setup.make_root().map_err(start("make the root folder"))?;
     let (journal, records) = DiskJournal::open(&config.root.join("journal"))?;
     let cgroups = if config.cgroups {

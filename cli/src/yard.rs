@@ -17,6 +17,7 @@ use trainyard_agent::config::AgentConfig;
 use trainyard_agent::gpu::{self, GpuHandle, nvml};
 use trainyard_coordinator::{Config, Retention};
 use trainyard_core::coordinator as core;
+use trainyard_core::coordinator::state::NODE_FAULTS_MAX;
 use trainyard_core::text::Secret;
 
 use crate::command::COMMIT;
@@ -143,10 +144,12 @@ async fn until(mut stop: watch::Receiver<bool>) {
 }
 
 fn coordinator_config(config: &YardConfig) -> Config {
-    let mut core = core::Config::default();
+    let mut core = core::Config { node_faults_max: NODE_FAULTS_MAX, ..core::Config::default() };
     if let Some(lease) = config.lease {
         core.lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         core.keep_local = false;
+        // Nothing may outlive this process, whatever the job would like.
+        core.job_leases = false;
     }
     Config {
         listen: config.listen,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use trainyard_core::coordinator as core;
+use trainyard_core::coordinator::state::NODE_FAULTS_MAX;
 use trainyard_core::text::Secret;
 
 use crate::store::JOURNAL_KEEP_ENTRIES;
@@ -13,6 +14,8 @@ use crate::store::JOURNAL_KEEP_ENTRIES;
 const LEASE_S: (u64, u64) = (10, 24 * 60 * 60);
 /// A hundred years.
 const RETAIN_DAYS_MAX: u64 = 36_525;
+/// Three of them are 12 s: half-open connections are noticed within 15 s.
+const HEARTBEAT_S_MAX: u64 = 4;
 /// The shortest token that is taken, characters: `up` draws 43.
 const TOKEN_CHARACTERS: usize = 16;
 
@@ -134,7 +137,8 @@ impl Config {
         let core = &self.core;
         for (key, ms, low, high) in [
             ("lease_s", core.lease_ms, LEASE_S.0, LEASE_S.1),
-            ("heartbeat_s", core.heartbeat_ms, 1, 60),
+            ("heartbeat_s", core.heartbeat_ms, 1, HEARTBEAT_S_MAX),
+            ("node_faults_window_s", core.node_faults_window_ms, 1, 7 * 24 * 3600),
             ("metrics_period_s", core.metrics_period_ms, 1, 3600),
             ("stop_grace_s", core.stop_grace_ms, 0, 3600),
         ] {
@@ -178,7 +182,7 @@ pub struct FileConfig {
     pub insecure_listen: Option<bool>,
     /// How long attempts of a silent node count as alive, seconds: 10 .. 86400; default 900.
     pub lease_s: Option<u64>,
-    /// How often agents say that they are there, seconds; default 10.
+    /// How often agents say that they are there, seconds: 1 .. 4, default 4.
     pub heartbeat_s: Option<u64>,
     /// How often agents send metrics, seconds; default 5.
     pub metrics_period_s: Option<u64>,
@@ -194,11 +198,16 @@ pub struct FileConfig {
     pub retain_jobs: Option<u64>,
     /// See [`Retention::events`].
     pub retain_events: Option<u64>,
+    /// Infrastructure faults of a node within `node_faults_window_s` that take it out of service; 0: none do;
+    /// default 3.
+    pub node_faults: Option<u32>,
+    /// Seconds; default 3600.
+    pub node_faults_window_s: Option<u64>,
 }
 
 impl FileConfig {
     /// Every key.
-    pub const KEYS: [&'static str; 13] = [
+    pub const KEYS: [&'static str; 15] = [
         "listen",
         "state_dir",
         "token_file",
@@ -212,6 +221,8 @@ impl FileConfig {
         "retain_days",
         "retain_jobs",
         "retain_events",
+        "node_faults",
+        "node_faults_window_s",
     ];
 
     /// Reads a file.
@@ -254,6 +265,8 @@ impl FileConfig {
         core.stop_grace_ms = self.stop_grace_s.map_or(core.stop_grace_ms, ms);
         core.keep_local = self.keep_local.unwrap_or(core.keep_local);
         core.infrastructure_tries = self.infrastructure_tries.unwrap_or(core.infrastructure_tries);
+        core.node_faults_max = self.node_faults.unwrap_or(NODE_FAULTS_MAX);
+        core.node_faults_window_ms = self.node_faults_window_s.map_or(core.node_faults_window_ms, ms);
         core
     }
 }

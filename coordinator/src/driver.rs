@@ -231,6 +231,9 @@ impl Loop {
                 self.joining.insert(reply.0, (hello.node.clone(), link));
                 Event::NodeJoined { reply, hello }
             }
+            Question::Drain(node, reason) => Event::NodeDrained { reply, node, reason },
+            Question::Resume(node) => Event::NodeResumed { reply, node },
+            Question::DeclareLost { node, force } => Event::NodeDeclaredLost { reply, node, force },
         })
     }
 
@@ -255,6 +258,8 @@ impl Loop {
     /// # Errors
     /// The store fails at what follows a commit.
     fn after_commit(&mut self, batch: Batch, sequence: &[u64]) -> Result<(), StoreError> {
+        // Before anybody is told: who hears of a change and looks finds it.
+        self.publish();
         let mut sequence = sequence.iter();
         for change in batch.changes {
             if let Change::Record(Record::Journal(entry)) = change
@@ -264,7 +269,6 @@ impl Loop {
                 self.journal.send(Arc::new(Entry::new(*seq, entry))).unwrap_or_default();
             }
         }
-        self.publish();
         for effect in batch.effects {
             self.perform(effect);
         }

@@ -24,7 +24,7 @@ const CONNECTIONS: usize = 4096;
 /// What a new connection may take until it says something, and a request until its headers are there.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Half-open connections are found by pings.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(8));
 /// Bytes on their way in one stream: logs come in chunks of 256 KiB.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;

@@ -16,6 +16,7 @@ mod job_json;
 mod jobs;
 mod logs;
 mod node_state;
+mod node_verbs;
 mod nodes;
 mod operation;
 mod output_files;
@@ -51,7 +52,7 @@ use error::ApiError;
 use route::{Route, Templates};
 
 /// Every resource.
-const TABLES: [&[Route]; 13] = [
+const TABLES: [&[Route]; 14] = [
     version::ROUTES,
     workspaces::ROUTES,
     experiments::ROUTES,
@@ -65,6 +66,7 @@ const TABLES: [&[Route]; 13] = [
     events::ROUTES,
     nodes::ROUTES,
     recovery::ROUTES,
+    node_verbs::ROUTES,
 ];
 
 /// Reads of the database at one time: more would only wait for the disk.

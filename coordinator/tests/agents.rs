@@ -64,6 +64,23 @@ async fn heartbeats_are_answered_and_a_new_session_ends_the_old_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fault_14_a_repeated_message_is_dropped_and_a_gap_ends_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let yard = Yard::start(dir.path()).await;
+    let mut agent = Agent::join(&yard, "node-0").await;
+    let beat = |boot_ms| v1::from_agent::Body::Heartbeat(v1::Heartbeat { boot_ms });
+    agent.send_numbered(1, beat(1)).await;
+    agent.send_numbered(1, beat(2)).await;
+    agent.send_numbered(2, beat(3)).await;
+    assert_eq!(agent.next().await, Some(Down::HeartbeatAck { boot_ms: 1 }));
+    assert_eq!(agent.next().await, Some(Down::HeartbeatAck { boot_ms: 3 }), "the repetition was obeyed");
+    agent.send_numbered(4, beat(5)).await;
+    assert_eq!(agent.next().await, None, "after a gap nothing is obeyed");
+    assert_eq!(yard.get("/api/v1/nodes/node-0").await["state"], "unknown");
+    yard.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_shown_with_inventory_and_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let yard = Yard::start(dir.path()).await;

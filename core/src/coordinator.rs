@@ -10,6 +10,7 @@
 //! ```
 
 pub mod check;
+pub mod drain;
 pub mod effect;
 pub mod event;
 pub mod explain;
@@ -45,9 +46,18 @@ pub fn step(state: &mut State, now: Now, event: Event) -> Step {
         Event::NodeJoined { reply, hello } => node::on_joined(state, now, reply, *hello, &mut step),
         Event::NodeLeft { node, epoch } => node::on_left(state, now, &node, epoch, &mut step),
         Event::Heard { node, epoch, reports } => node::on_heard(state, now, &node, epoch, reports, &mut step),
-        Event::FactsChanged { node, epoch, facts } => node::on_facts(state, &node, epoch, *facts, &mut step),
         Event::ForeignStopped { reply, gang, gone } => {
             recovery::on_foreign_stopped(state, reply, gang, gone, &mut step)
+        }
+        Event::FactsChanged { node, epoch, facts } => {
+            node::on_facts(state, now, &node, epoch, *facts, &mut step)
+        }
+        Event::NodeDrained { reply, node, reason } => {
+            drain::on_drained(state, now, reply, &node, reason, &mut step)
+        }
+        Event::NodeResumed { reply, node } => drain::on_resumed(state, now, reply, &node, &mut step),
+        Event::NodeDeclaredLost { reply, node, force } => {
+            drain::on_declared_lost(state, now, reply, &node, force, &mut step)
         }
         Event::Woke => {}
     }

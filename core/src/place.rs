@@ -22,6 +22,8 @@ pub struct Request {
     pub node_count: u32,
     /// GPUs per node; `None`: all healthy ones that the node has, also none.
     pub gpus_per_node: Option<u32>,
+    /// Nodes that it takes only where no others will do.
+    pub avoid: Vec<NodeId>,
 }
 
 /// A node, as far as placement looks at it.
@@ -37,6 +39,8 @@ pub struct Offer {
     pub foreign_work: bool,
     /// Why it takes no work.
     pub problem: Option<String>,
+    /// It takes no new work: since when, and why.
+    pub drained: Option<(WallMs, String)>,
     /// Healthy GPUs in PCI order.
     pub gpus: Vec<GpuUuid>,
     /// Why NVML does not answer; empty where it does.
@@ -62,16 +66,14 @@ pub fn place(queue: impl IntoIterator<Item = Request>, offers: &[Offer]) -> Plac
     let mut placement = Placement::default();
     let mut taken: BTreeSet<&NodeId> = BTreeSet::new();
     for request in queue {
-        let mut fitting = Vec::new();
-        let mut rejected = Vec::new();
-        for offer in offers {
-            let started = taken.contains(&offer.node).then(|| started_on(&placement, &offer.node)).flatten();
-            match fit(&request, offer, started) {
-                Ok(gpus) => fitting.push((offer, gpus)),
-                Err(why) => rejected.push(NodeRejection { node: offer.node.clone(), why }),
-            }
-        }
         let need = request.node_count as usize;
+        let started = |node: &NodeId| taken.contains(node).then(|| started_on(&placement, node)).flatten();
+        let mut look = look(&request, offers, &started, true);
+        if !request.avoid.is_empty() && look.reachable() < need {
+            // Better there than never.
+            look = self::look(&request, offers, &started, false);
+        }
+        let Look { mut fitting, mut rejected } = look;
         if fitting.len() >= need {
             fitting.truncate(need);
             taken.extend(fitting.iter().map(|(offer, _)| &offer.node));
@@ -99,6 +101,42 @@ pub fn place(queue: impl IntoIterator<Item = Request>, offers: &[Offer]) -> Plac
     placement
 }
 
+/// What each node says to one job.
+struct Look<'a> {
+    fitting: Vec<(&'a Offer, Vec<GpuUuid>)>,
+    rejected: Vec<NodeRejection>,
+}
+
+impl Look<'_> {
+    /// Nodes that take the job now or later.
+    fn reachable(&self) -> usize {
+        self.fitting.len() + self.rejected.iter().filter(|rejection| rejection.why.is_passing()).count()
+    }
+}
+
+fn look<'a>(
+    request: &Request,
+    offers: &'a [Offer],
+    started: &impl Fn(&NodeId) -> Option<JobId>,
+    avoid: bool,
+) -> Look<'a> {
+    let mut look = Look { fitting: Vec::new(), rejected: Vec::new() };
+    for offer in offers {
+        let avoided = avoid && request.avoid.contains(&offer.node);
+        match fit(request, offer, started(&offer.node)) {
+            Ok(_) if avoided => {
+                look.rejected.push(NodeRejection { node: offer.node.clone(), why: Rejection::Avoided })
+            }
+            Ok(gpus) => look.fitting.push((offer, gpus)),
+            Err(why) if avoided && why.is_passing() => {
+                look.rejected.push(NodeRejection { node: offer.node.clone(), why: Rejection::Avoided })
+            }
+            Err(why) => look.rejected.push(NodeRejection { node: offer.node.clone(), why }),
+        }
+    }
+    look
+}
+
 fn started_on(placement: &Placement, node: &NodeId) -> Option<JobId> {
     placement.starts.iter().find(|(_, nodes)| nodes.iter().any(|(n, _)| n == node)).map(|(job, _)| *job)
 }
@@ -115,6 +153,9 @@ fn fit(request: &Request, offer: &Offer, started: Option<JobId>) -> Result<Vec<G
     }
     if let Some(problem) = &offer.problem {
         return Err(Rejection::Degraded { problem: problem.clone() });
+    }
+    if let Some((since, why)) = &offer.drained {
+        return Err(Rejection::Drained { since: *since, why: why.clone() });
     }
     if let Some(since) = offer.unknown_since {
         return Err(Rejection::Unknown { since });
@@ -142,7 +183,13 @@ mod tests {
     use super::*;
 
     fn request(job: u64, nodes: u32) -> Request {
-        Request { job: JobId(job), name: format!("job-{job}"), node_count: nodes, gpus_per_node: None }
+        Request {
+            job: JobId(job),
+            name: format!("job-{job}"),
+            node_count: nodes,
+            gpus_per_node: None,
+            avoid: vec![],
+        }
     }
 
     fn offer(name: &str) -> Offer {
@@ -152,6 +199,7 @@ mod tests {
             unknown_since: None,
             foreign_work: false,
             problem: None,
+            drained: None,
             gpus: vec![],
             gpu_problem: String::new(),
         }
@@ -192,6 +240,32 @@ mod tests {
         assert_eq!(placement.starts[0].1, [(NodeId("gpu-0".to_owned()), with.gpus[..2].to_vec())]);
         let placement = place([Request { gpus_per_node: Some(4), ..wants }], &[with]);
         assert!(matches!(placement.waiting[0].1, WaitReason::NotEnoughNodes { .. }));
+    }
+
+    #[test]
+    fn a_node_that_failed_the_job_is_taken_only_where_no_other_will_do() {
+        let mut offers = vec![offer("node-0"), offer("node-1")];
+        let avoids = Request { avoid: vec![NodeId("node-0".to_owned())], ..request(1, 1) };
+        let nodes = |placement: &Placement| -> Vec<String> {
+            placement.starts.iter().flat_map(|(_, nodes)| nodes).map(|(node, _)| node.0.clone()).collect()
+        };
+        assert_eq!(nodes(&place([avoids.clone()], &offers)), ["node-1"]);
+        offers[1].busy = Some(JobId(9));
+        let placement = place([avoids.clone()], &offers);
+        let WaitReason::NodesBusy { rejected, .. } = &placement.waiting[0].1 else { panic!("{placement:?}") };
+        assert_eq!(rejected[0].why, Rejection::Avoided, "the other node will be free again");
+        offers[1].drained = Some((WallMs(1), "repair".to_owned()));
+        assert_eq!(nodes(&place([avoids], &offers)), ["node-0"]);
+    }
+
+    #[test]
+    fn a_drained_node_takes_nothing_and_holds_back_nobody() {
+        let mut offers = vec![offer("node-0"), offer("node-1")];
+        offers[0].drained = Some((WallMs(0), "new disk".to_owned()));
+        let placement = place([request(1, 2), request(2, 1)], &offers);
+        assert_eq!(placement.starts, [(JobId(2), vec![(NodeId("node-1".to_owned()), vec![])])]);
+        let text = placement.waiting[0].1.to_string();
+        assert!(text.contains("node-0: drained since 1970-01-01T00:00:00Z (new disk)"), "{text}");
     }
 
     #[test]

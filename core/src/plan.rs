@@ -24,12 +24,15 @@ pub mod task;
 pub use error::PlanError;
 pub use export::export_lines;
 pub use lint::lint;
-pub use task::{Command, GangPlan, NodeGrant, NodePlan, PortSpace, ReservedPorts, TaskPlan};
+pub use task::{Command, GangPlan, NodeGrant, NodePlan, PortSpace, Preflight, ReservedPorts, TaskPlan};
 
 use env::Environment;
 use path::Layout;
 use port::Ports;
 use role::Seat;
+
+/// How long each check before the start may take, ms: a dead mount or peer is not waited for.
+const PREFLIGHT_MS: u64 = 10_000;
 
 /// The job to plan, by its names.
 #[derive(Clone, Debug)]
@@ -147,6 +150,12 @@ fn node_plan(
         let rank = ranks.next().expect("ranks count further than tasks are allowed");
         tasks.push(task_plan(environment, seat, rank, &variables)?);
     }
+    let preflight = spec.preflight.then(|| Preflight {
+        gpus: grant.gpus.clone(),
+        directories: resolved.host_mounts.iter().map(|mount| mount.target.clone()).collect(),
+        peers: peers(gang, node),
+        timeout_ms: PREFLIGHT_MS,
+    });
     notes.extend(seating.notes.iter().filter(|(of, _)| *of == node).map(|(_, note)| note.clone()));
     Ok(NodePlan {
         node: grant.node.clone(),
@@ -159,9 +168,20 @@ fn node_plan(
         execution_log: format!("execution{}.log", per_node(gang, node)),
         preparation,
         ports: gang.ports.of_node(node),
+        preflight,
         tasks,
         notes,
     })
+}
+
+/// Planned ports of the other nodes.
+fn peers(gang: &Gang<'_>, node: usize) -> Vec<String> {
+    let others = (0..gang.grants.len()).filter(|other| *other != node);
+    others
+        .flat_map(|other| {
+            gang.ports.of_node(other).into_iter().map(move |port| gang.ports.address(other, port))
+        })
+        .collect()
 }
 
 fn task_plan(

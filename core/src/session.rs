@@ -2,6 +2,8 @@
 //!
 //! The wire form stands in `proto`; `proto::convert` goes both ways. Both cores speak these types only.
 
+mod sequence;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AttemptId, Epoch, GangId, Generation, NodeId};
 use crate::plan::{NodePlan, PortSpace};
 use crate::unit::{Exit, Port, WallMs};
+
+pub use sequence::{Order, Sequence};
 
 /// A command of the coordinator to one agent. Each is idempotent by its gang.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +94,8 @@ pub enum PrepareFailure {
     Setup,
     /// Ports of the plan are taken: plan again without them.
     PortsTaken(Vec<Port>),
+    /// A check before the start found the node unfit.
+    Preflight,
 }
 
 /// How a task ended.

@@ -4,9 +4,17 @@
 //! The invariants of docs/reliability.md that concern the core are checked after every event, and at the
 //! end, when everything is connected and delivered, every job must be over and every node free.
 
+mod operator;
+mod races;
+mod retries;
+mod silence;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
+use trainyard_core::coordinator::drain::Drain;
+use trainyard_core::coordinator::effect::JournalEntry;
+use trainyard_core::coordinator::reason::EndReason;
 use trainyard_core::coordinator::recover::{Stored, recover};
 use trainyard_core::coordinator::state::{Job, JobPhase};
 use trainyard_core::coordinator::{
@@ -16,12 +24,12 @@ use trainyard_core::id::{AttemptId, Epoch, GangId, Generation, JobId, NodeId, Ra
 use trainyard_core::plan::task::Role;
 use trainyard_core::plan::{NodePlan, PortSpace};
 use trainyard_core::session::{
-    Command, EndCause, GangPhase, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed, PrepareFailure,
-    Report, TaskEnded,
+    Command, EndCause, GangPhase, GpuFact, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed,
+    PrepareFailure, Report, TaskEnded,
 };
 use trainyard_core::spec::JobSpec;
 use trainyard_core::text::Name;
-use trainyard_core::unit::{Exit, Tick, WallMs};
+use trainyard_core::unit::{Exit, GpuUuid, Tick, WallMs};
 
 const NODES: u8 = 3;
 const LEASE_MS: u64 = 60_000;
@@ -59,6 +67,14 @@ enum Act {
     Advance {
         ms: u16,
     },
+    /// An operator drains the node.
+    Drain(u8),
+    /// An operator resumes the node.
+    Resume(u8),
+    /// The machine is gone and declared lost; another one takes its place.
+    Gone(u8),
+    /// A GPU of the node breaks; the next session tells that it was replaced.
+    GpuFault(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -73,9 +89,13 @@ fn act() -> impl Strategy<Value = Act> {
         8 => node.clone().prop_map(Act::Down),
         8 => node.clone().prop_map(Act::Up),
         4 => (node.clone(), prop_oneof![6 => Just(0u8), 1 => 1..4u8]).prop_map(|(node, how)| Act::Prepared { node, how }),
-        4 => (node, prop_oneof![5 => Just(0u8), 1 => 1..3u8]).prop_map(|(node, code)| Act::Exit { node, code }),
+        4 => (node.clone(), prop_oneof![5 => Just(0u8), 1 => 1..3u8]).prop_map(|(node, code)| Act::Exit { node, code }),
         1 => any::<bool>().prop_map(|lose_effects| Act::Crash { lose_effects }),
         1 => (0..5_000u16).prop_map(|ms| Act::Advance { ms }),
+        1 => (0..NODES).prop_map(Act::Drain),
+        1 => (0..NODES).prop_map(Act::Resume),
+        1 => (0..NODES).prop_map(Act::Gone),
+        1 => (0..NODES).prop_map(Act::GpuFault),
     ]
 }
 
@@ -108,6 +128,8 @@ struct World {
     jobs: BTreeMap<JobId, Job>,
     plans: BTreeMap<GangId, Vec<NodePlan>>,
     nodes: BTreeMap<NodeId, (Epoch, NodeFacts)>,
+    drains: BTreeMap<NodeId, Drain>,
+    journal: Vec<JournalEntry>,
     next_job: JobId,
     /// Every attempt ever started, to find a second start.
     started: BTreeSet<AttemptId>,
@@ -126,6 +148,8 @@ impl World {
             jobs: BTreeMap::new(),
             plans: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            journal: vec![],
             next_job: JobId(1),
             started: BTreeSet::new(),
             answers: vec![],
@@ -145,15 +169,26 @@ impl World {
                     }
                     // As the store does it: through JSON.
                     let text = serde_json::to_string(&*job).expect("jobs serialise");
-                    self.jobs.insert(job.id, serde_json::from_str(&text).expect("jobs deserialise"));
+                    let mut kept: Job = serde_json::from_str(&text).expect("jobs deserialise");
+                    // It keeps the values of secrets apart.
+                    kept.spec.secrets = job.spec.secrets;
+                    self.jobs.insert(job.id, kept);
                 }
-                Record::PutPlan { gang, nodes } => drop(self.plans.insert(gang, nodes)),
+                Record::PutPlan { gang, nodes } => {
+                    for plan in &nodes {
+                        let drained = &self.state.nodes[&plan.node].drain;
+                        assert_eq!(*drained, None, "{gang} was placed on {}", plan.node);
+                    }
+                    self.plans.insert(gang, nodes);
+                }
                 Record::DeleteJob(id) => {
                     self.jobs.remove(&id);
                     self.acked.retain(|_, acked| *acked != id);
                 }
                 Record::PutNode { node, epoch, facts } => drop(self.nodes.insert(node, (epoch, facts))),
-                Record::Journal(_) => {}
+                Record::PutDrain { node, drain: Some(drain) } => drop(self.drains.insert(node, drain)),
+                Record::PutDrain { node, drain: None } => drop(self.drains.remove(&node)),
+                Record::Journal(entry) => self.journal.push(entry),
             }
         }
         if lose_effects {
@@ -178,18 +213,7 @@ impl World {
     fn act(&mut self, act: &Act) {
         match act {
             Act::Submit { job, nodes, tensorflow, retries } => {
-                let key = key(*job);
-                let spec = spec(*nodes, *tensorflow, *retries);
-                let mut finished = self.finished(&key);
-                if let Some(finished) = &mut finished {
-                    finished.same_spec = self.jobs[&finished.id].spec == spec;
-                }
-                let new = NewJob { key: key.clone(), uuid: format!("uuid-{job}"), spec };
-                self.answers.clear();
-                self.event(Event::Submitted { reply: ReplyTo(0), job: Box::new(new), finished }, false);
-                if let [Answer::Created(id)] = self.answers[..] {
-                    self.acked.insert(key.folded(), id);
-                }
+                self.submit(*job, spec(*nodes, *tensorflow, *retries));
             }
             Act::Cancel(job) => {
                 let finished = self.finished(&key(*job));
@@ -207,9 +231,96 @@ impl World {
             Act::Exit { node: n, code } => self.exit(*n, i32::from(*code)),
             Act::Crash { lose_effects } => self.crash(*lose_effects),
             Act::Advance { ms } => self.advance(u64::from(*ms)),
+            Act::Drain(n) => {
+                let event =
+                    Event::NodeDrained { reply: ReplyTo(0), node: node(*n), reason: "test".to_owned() };
+                self.event(event, false);
+            }
+            Act::Resume(n) => self.resume(*n),
+            Act::Gone(n) => self.gone(*n),
+            Act::GpuFault(n) => self.gpus(*n, "broken"),
         }
         self.check_single_run();
         self.check_acked();
+    }
+
+    fn submit(&mut self, job: u8, spec: JobSpec) {
+        let key = key(job);
+        let mut finished = self.finished(&key);
+        if let Some(finished) = &mut finished {
+            finished.same_spec = self.jobs[&finished.id].spec == spec;
+        }
+        let new = NewJob { key: key.clone(), uuid: format!("uuid-{job}"), spec };
+        self.answers.clear();
+        self.event(Event::Submitted { reply: ReplyTo(0), job: Box::new(new), finished }, false);
+        if let [Answer::Created(id)] = self.answers[..] {
+            self.acked.insert(key.folded(), id);
+        }
+    }
+
+    fn resume(&mut self, n: u8) {
+        self.event(Event::NodeResumed { reply: ReplyTo(0), node: node(n) }, false);
+    }
+
+    /// The machine burns down with all that runs on it, and an operator says so.
+    fn gone(&mut self, n: u8) {
+        self.disconnect(n);
+        let generation = self.agents[&node(n)].generation;
+        self.agents.insert(node(n), Agent { generation, ..Agent::default() });
+        let event = Event::NodeDeclaredLost { reply: ReplyTo(0), node: node(n), force: false };
+        self.event(event, false);
+    }
+
+    /// The node tells of its first GPU, if it is connected.
+    fn gpus(&mut self, n: u8, fault: &str) {
+        let Some(epoch) = self.agents[&node(n)].session else { return };
+        let mut facts = facts(n, self.local);
+        facts.gpus[0].fault = fault.to_owned();
+        self.event(Event::FactsChanged { node: node(n), epoch, facts: Box::new(facts) }, false);
+    }
+
+    fn job(&self, id: u64) -> &Job {
+        &self.jobs[&JobId(id)]
+    }
+
+    /// The present gang of a job; 0 while it is queued.
+    fn gang_of(&self, id: u64) -> u32 {
+        match &self.job(id).phase {
+            JobPhase::Active(gang) => gang.id.gang.0,
+            JobPhase::Queued { .. } | JobPhase::Ended { .. } => 0,
+        }
+    }
+
+    fn reason_of(&self, id: u64) -> &EndReason {
+        match &self.job(id).phase {
+            JobPhase::Ended { reason, .. } => reason,
+            phase => panic!("job {id} is not over: {phase:?}"),
+        }
+    }
+
+    /// The node does whatever it was told, and says so.
+    fn obey(&mut self, n: u8) {
+        while !self.agents[&node(n)].down.is_empty() {
+            self.down(n);
+        }
+        self.prepared(n, 0);
+        while !self.agents[&node(n)].up.is_empty() {
+            self.up(n);
+        }
+        while !self.agents[&node(n)].down.is_empty() {
+            self.down(n);
+        }
+        while !self.agents[&node(n)].up.is_empty() {
+            self.up(n);
+        }
+    }
+
+    fn runs_on(&self, n: u8) -> bool {
+        self.agents[&node(n)].held.values().any(|held| held.phase == GangPhase::Running)
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        self.journal.iter().map(|entry| entry.kind).collect()
     }
 
     fn finished(&self, key: &JobKey) -> Option<trainyard_core::coordinator::event::FinishedJob> {
@@ -221,6 +332,12 @@ impl World {
         let id = node(n);
         if self.agents[&id].session.is_some() {
             return;
+        }
+        let (agent, now) = (self.agents.get_mut(&id).expect("known node"), self.now.tick);
+        if agent.fence <= now {
+            // As the agent does it: what was not started while the lease lasted needs a fresh `Start`.
+            let lapsed = agent.held.values_mut().filter(|held| held.fenced && held.phase < GangPhase::Running);
+            lapsed.for_each(|held| held.start_when_prepared = false);
         }
         let agent = &self.agents[&id];
         let held = agent
@@ -326,6 +443,21 @@ impl World {
         let Some(held) = agent.held.get_mut(&gang).filter(|held| held.phase == GangPhase::Prepared) else {
             return;
         };
+        if held.fenced && agent.fence <= self.now.tick {
+            // The shim looks at its fence before it launches: nobody knows whether another gang runs by now.
+            let mut reports = vec![];
+            for task in &held.plan.tasks {
+                let end = ended(gang.attempt(task.rank), Exit::Unknown, EndCause::Fenced);
+                held.ended.insert(task.rank, end.clone());
+                reports.push(Report::Ended(end));
+            }
+            held.phase = GangPhase::Ended;
+            reports.push(Report::GangEnded(gang));
+            if let Some(epoch) = agent.session {
+                agent.up.push_back((epoch, reports));
+            }
+            return;
+        }
         held.phase = GangPhase::Running;
         let mut reports = vec![];
         for task in &held.plan.tasks {
@@ -422,6 +554,7 @@ impl World {
                 .iter()
                 .map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone()))
                 .collect(),
+            drains: self.drains.iter().map(|(id, drain)| (id.clone(), drain.clone())).collect(),
             next_job: self.next_job,
             ..Stored::default()
         };
@@ -485,6 +618,10 @@ impl World {
 
     /// Connects everything, delivers everything, lets every task end well.
     fn settle(&mut self) {
+        for n in 0..NODES {
+            self.resume(n);
+            self.gpus(n, "");
+        }
         for round in 0..2_000 {
             for n in 0..NODES {
                 self.connect(n);
@@ -535,11 +672,15 @@ fn facts(n: u8, local: bool) -> NodeFacts {
         port_space: PortSpace { boot_id, network_namespace: 1 },
         privileged: true,
         base_environment: BTreeMap::new(),
-        gpus: vec![],
+        gpus: (0..2).map(|gpu| GpuFact { uuid: uuid(n, gpu), fault: String::new() }).collect(),
         gpu_problem: String::new(),
         degraded: String::new(),
         stuck: Vec::new(),
     }
+}
+
+fn uuid(n: u8, gpu: u8) -> GpuUuid {
+    GpuUuid(format!("GPU-{n}-{gpu}"))
 }
 
 fn key(job: u8) -> JobKey {

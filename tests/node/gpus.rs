@@ -138,6 +138,40 @@ fn a_lost_gpu_takes_no_work_and_explain_says_so() {
 }
 
 #[test]
+fn fault_40_a_gpu_that_breaks_under_a_task_costs_no_retry_and_the_next_gang_finds_the_checkpoint() {
+    let sandbox = Sandbox::new();
+    let Some(up) = up(&sandbox, &[gpu(0, &json!({})), gpu(1, &json!({}))]) else { return };
+    let rest = up.rest(&sandbox);
+    until("both are known", || {
+        (rest.get("/api/v1/nodes/node-0")["inventory"]["gpus"].as_array()?.len() == 2).then_some(())
+    });
+    let audit = sandbox.text("audit");
+    // The first gang writes a checkpoint and trains on; the second one begins with what it finds.
+    let line = format!(
+        "echo $TRAINYARD_GANG $CUDA_VISIBLE_DEVICES >> {audit}/gangs\n\
+         if test -e $AZ_BATCHAI_OUTPUT_MODEL/step; then cp $AZ_BATCHAI_OUTPUT_MODEL/step {audit}/found; exit 0; fi\n\
+         echo 41 > $AZ_BATCHAI_OUTPUT_MODEL/step; touch {audit}/written; exec sleep 1000"
+    );
+    let more = json!({
+        "resources": { "gpusPerNode": 1 },
+        "outputDirectories": [{ "id": "MODEL", "pathPrefix": sandbox.text("out"), "pathSuffix": "model" }],
+    });
+    let file = sandbox.job("job", with(custom(&line), &more));
+    drop(sandbox.run(["job", "submit", &file, "-n", "trained"]).expect(0));
+    until("there is a checkpoint", || sandbox.path("audit/written").exists().then_some(()));
+    set(&sandbox, &[gpu(0, &json!({ "xid": 79 })), gpu(1, &json!({}))]);
+    drop(sandbox.run(["job", "wait", "trained"]).expect(0));
+    assert_eq!(sandbox.read("audit/found"), "41\n");
+    let gangs = sandbox.read("audit/gangs");
+    let gangs: Vec<(&str, &str)> = gangs.lines().filter_map(|line| line.split_once(' ')).collect();
+    let gpus: Vec<&str> = gangs.iter().map(|(_, gpu)| *gpu).collect();
+    assert_eq!(gpus, UUIDS, "each try on a GPU that works");
+    assert_ne!(gangs[0].0, gangs[1].0, "another gang, which knows that it is");
+    let job = rest.job("trained");
+    assert!(job["properties"]["trainyard"]["retriesUsed"].is_null(), "{job:#}");
+}
+
+#[test]
 fn nodes_of_one_machine_share_its_gpus_and_no_gpu_is_given_twice() {
     let sandbox = Sandbox::new();
     let Some(library) = fake_nvml() else { return };
@@ -158,4 +192,34 @@ fn nodes_of_one_machine_share_its_gpus_and_no_gpu_is_given_twice() {
     assert_eq!(sandbox.read("audit/worker-0"), format!("{}\n", UUIDS[0]));
     assert_eq!(sandbox.read("audit/worker-1"), format!("{}\n", UUIDS[1]));
     assert_eq!(sandbox.read("audit/ps-0"), "\n", "a parameter server sees none");
+}
+
+#[test]
+fn a_node_that_fails_its_preflight_says_which_check_and_the_job_waits_for_a_fit_one() {
+    let sandbox = Sandbox::new();
+    let bad = gpu(1, &json!({ "ecc_uncorrected": 2 }));
+    let Some(up) = up(&sandbox, &[gpu(0, &json!({})), bad]) else { return };
+    let rest = up.rest(&sandbox);
+    until("both are known", || {
+        (rest.get("/api/v1/nodes/node-0")["inventory"]["gpus"].as_array()?.len() == 2).then_some(())
+    });
+    let job = with(custom("true"), &json!({ "preflight": true, "resources": { "gpusPerNode": 2 } }));
+    let file = sandbox.job("job", job);
+    drop(sandbox.run(["job", "submit", &file, "-n", "checked"]).expect(0));
+    let why = format!("GPU {}: 2 uncorrected ECC errors", UUIDS[1]);
+    until("explain says what was found", || {
+        let text = sandbox.run(["job", "explain", "checked"]).expect(0).stdout;
+        (text.contains("found unfit before the start") && text.contains(&why)).then_some(())
+    });
+    set(&sandbox, &[gpu(0, &json!({})), gpu(1, &json!({}))]);
+    drop(sandbox.run(["job", "wait", "checked"]).expect(0));
+    let job = rest.job("checked");
+    assert!(job["properties"]["trainyard"]["retriesUsed"].is_null(), "{job:#}");
+    let log = |gang: &str| {
+        sandbox.run(["job", "logs", "checked", "--file", "execution.log", "--gang", gang]).expect(0).stdout
+    };
+    let last = job["properties"]["trainyard"]["gang"].to_string();
+    let (first, last) = (log("1"), log(&last));
+    assert!(first.contains(&format!("preflight: unfit: {why}")), "{first}");
+    assert!(last.contains("preflight: fit: 2 GPUs healthy"), "{last}");
 }

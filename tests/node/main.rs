@@ -10,6 +10,8 @@ mod job_files;
 mod leftovers;
 mod network;
 mod recovery;
+mod operator;
+mod partition;
 mod run;
 mod secrets;
 mod systemd;

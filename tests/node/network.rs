@@ -10,12 +10,12 @@ use serde_json::json;
 use trainyard_tests::{Fleet, Process, Sandbox, is_root, tensorflow, until};
 
 /// Of the coordinator, and of the nodes.
-const COORDINATOR: &str = "10.77.0.1";
-const ADDRESSES: [&str; 3] = ["10.77.0.4", "10.77.0.5", "10.77.0.6"];
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
+pub(crate) const COORDINATOR: &str = "10.77.0.1";
+pub(crate) const ADDRESSES: [&str; 3] = ["10.77.0.4", "10.77.0.5", "10.77.0.6"];
+pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// A network namespace. It lives as long as the process that holds it, so nothing is left of it in any case.
-struct Network {
+pub(crate) struct Network {
     holder: Child,
 }
 
@@ -32,12 +32,12 @@ impl Network {
         network
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
     /// Runs a program inside.
-    fn inside(&self, command: &Command) -> Command {
+    pub(crate) fn inside(&self, command: &Command) -> Command {
         let mut entered = Command::new("nsenter");
         entered
             .arg(format!("--net={}", self.path()))
@@ -56,7 +56,7 @@ impl Network {
         entered
     }
 
-    fn ip(&self, arguments: &str) {
+    pub(crate) fn ip(&self, arguments: &str) {
         let mut command = Command::new("ip");
         command.args(arguments.split(' '));
         let output = self.inside(&command).output().expect("ip");
@@ -72,7 +72,7 @@ impl Drop for Network {
 }
 
 /// The coordinator's network with a bridge in it, and one network per node.
-fn networks(sandbox: &Sandbox) -> (Network, Vec<Network>) {
+pub(crate) fn networks(sandbox: &Sandbox) -> (Network, Vec<Network>) {
     let middle = Network::new(sandbox);
     middle.ip("link add yard type bridge");
     middle.ip(&format!("addr add {COORDINATOR}/24 dev yard"));
@@ -88,6 +88,19 @@ fn networks(sandbox: &Sandbox) -> (Network, Vec<Network>) {
     });
     let nodes = nodes.collect();
     (middle, nodes)
+}
+
+/// Whether networks of their own cannot be made here: then a test is skipped, which is said.
+pub(crate) fn tools_are_missing() -> bool {
+    let tools = ["ip", "nsenter", "unshare", "python3"];
+    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
+    let unable = !is_root() || missing.is_some();
+    if unable {
+        trainyard_tests::skipped(&format!(
+            "network namespaces need root and {tools:?} (missing: {missing:?})"
+        ));
+    }
+    unable
 }
 
 /// A server that every worker must reach, and workers that reach each other: then all wait for `go`.
@@ -133,13 +146,8 @@ while not os.path.exists(f"{audit}/go"):
 "#;
 
 #[test]
-fn three_machines_have_addresses_of_their_own_and_a_short_cut_changes_nothing() {
-    let tools = ["ip", "nsenter", "unshare", "python3"];
-    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-    if !is_root() || missing.is_some() {
-        trainyard_tests::skipped(&format!(
-            "network namespaces need root and {tools:?} (missing: {missing:?})"
-        ));
+fn fault_11_three_machines_train_on_through_a_cut_that_both_sides_notice() {
+    if tools_are_missing() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -209,6 +217,11 @@ fn three_machines(sandbox: &Sandbox, middle: &Network, nodes: &[Network]) {
     let state = |node: &str| rest.get(&format!("/api/v1/nodes/{node}"))["state"].clone();
     middle.ip("link set n2 down");
     until("the node is unknown", || (state("n2") == "unknown").then_some(()));
+    let root = fleet.root("n2");
+    until("the other side of the half-open connection knows it too", || {
+        let status = sandbox.run(["agent", "status", "-o", "json", "--root", &root]).expect(0).json();
+        (status["connected"] == false).then_some(())
+    });
     let shown = rest.get("/api/v1/nodes/n2");
     assert!(shown["unknownSince"].is_string(), "{shown:#}");
     assert_eq!((state("n1"), state("n3")), (json!("running"), json!("running")));

@@ -26,6 +26,7 @@ fn plan(root: &std::path::Path) -> NodePlan {
         execution_log: "execution.log".into(),
         preparation: None,
         ports: Vec::new(),
+        preflight: None,
         tasks: vec![TaskPlan {
             rank: Rank(0),
             role: Role::Master,

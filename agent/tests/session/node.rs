@@ -107,6 +107,7 @@ impl TestNode {
             execution_log: "execution.log".into(),
             preparation: None,
             ports: Vec::new(),
+            preflight: None,
             tasks: tasks.collect(),
             notes: Vec::new(),
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use trainyard_coordinator::{Config, Retention};
 use trainyard_core::coordinator as core;
+use trainyard_core::coordinator::state::NODE_FAULTS_MAX;
 
 use super::COMMIT;
 use super::agent::{settings_table, token};
@@ -78,7 +79,7 @@ struct Daemon {
     /// Seconds for which tasks of a silent node count as alive [default: 900]
     #[arg(long, value_name = "SECONDS")]
     lease_s: Option<String>,
-    /// Seconds between two signs of life of an agent [default: 10]
+    /// Seconds between two signs of life of an agent, 1 to 4 [default: 4]
     #[arg(long, value_name = "SECONDS")]
     heartbeat_s: Option<String>,
     /// Seconds between two measurements [default: 5]
@@ -105,6 +106,12 @@ struct Daemon {
     /// Begin anew where the database is lost: its jobs stay unknown, its logs are put aside.
     #[arg(long)]
     init: bool,
+    /// Infrastructure faults of a node within the window that take it out of service; 0: none do [default: 3]
+    #[arg(long, value_name = "N")]
+    node_faults: Option<String>,
+    /// The window for them in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    node_faults_window_s: Option<String>,
     /// Check the settings, print them with their sources, and do nothing else.
     #[arg(long)]
     check_config: bool,
@@ -164,6 +171,11 @@ impl Daemon {
         let retain_jobs = settings.get("retain_jobs", self.retain_jobs.clone(), &retention.jobs.to_string());
         let retain_events =
             settings.get("retain_events", self.retain_events.clone(), &retention.events.to_string());
+        let faults = NODE_FAULTS_MAX.to_string();
+        let node_faults = settings.get("node_faults", self.node_faults.clone(), &faults);
+        let window = seconds(defaults.node_faults_window_ms);
+        let node_faults_window_s =
+            settings.get("node_faults_window_s", self.node_faults_window_s.clone(), &window);
         let ms = |seconds: u64| seconds.saturating_mul(1000);
         // Until it starts: a token that stands for the one in the state directory.
         let given =
@@ -181,6 +193,8 @@ impl Daemon {
                 stop_grace_ms: ms(stop_grace_s?),
                 keep_local: keep_local?,
                 infrastructure_tries: infrastructure_tries?,
+                node_faults_max: node_faults?,
+                node_faults_window_ms: ms(node_faults_window_s?),
                 ..defaults
             },
             retention: Retention { days: retain_days?, jobs: retain_jobs?, events: retain_events? },

@@ -1,4 +1,6 @@
-//! `trainyard node`: what the nodes are, do and measure.
+//! `trainyard node`: what the nodes are, do and measure; `verbs` takes them out of service and back.
+
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -12,7 +14,7 @@ use crate::client::{Client, is_not_found};
 use crate::output::{self, Format, bytes, cell};
 use crate::{exit, load};
 
-/// Look at nodes.
+/// Look at nodes, and take them out of service and back.
 #[derive(Debug, Args)]
 pub(crate) struct Node {
     #[command(subcommand)]
@@ -24,6 +26,9 @@ enum Verb {
     List(List),
     Show(Show),
     Top(Top),
+    Drain(verbs::Drain),
+    Resume(verbs::Resume),
+    DeclareLost(verbs::DeclareLost),
 }
 
 impl Node {
@@ -33,6 +38,9 @@ impl Node {
                 Verb::List(verb) => verb.run(format).await,
                 Verb::Show(verb) => verb.run(format).await,
                 Verb::Top(verb) => verb.run(format).await,
+                Verb::Drain(verb) => verb.run(format).await,
+                Verb::Resume(verb) => verb.run(format).await,
+                Verb::DeclareLost(verb) => verb.run(format).await,
             }
         })
     }
@@ -75,7 +83,7 @@ fn list_table(nodes: &[Value]) -> String {
         let inventory = &node["inventory"];
         [
             cell(&node["name"]),
-            state(node),
+            verbs::state(node),
             cell(&node["job"]["name"]),
             cell(&node["address"]),
             cell(&inventory["cpus"]),
@@ -85,16 +93,6 @@ fn list_table(nodes: &[Value]) -> String {
         ]
     });
     output::table(["NAME", "STATE", "JOB", "ADDRESS", "CPUS", "MEMORY", "GPUS", "VERSION"], rows)
-}
-
-fn state(node: &Value) -> String {
-    match &node["unknownSince"] {
-        Value::Null if node["problem"].is_string() => {
-            format!("{}: {}", cell(&node["state"]), cell(&node["problem"]))
-        }
-        Value::Null => cell(&node["state"]),
-        since => format!("{} since {}", cell(&node["state"]), cell(since)),
-    }
 }
 
 /// `4 x NVIDIA H100, 1 faulty`.
@@ -144,6 +142,14 @@ impl Show {
     }
 }
 
+/// `operator since ...`; empty: it takes work.
+fn drained_by(node: &Value) -> String {
+    match &node["drain"] {
+        Value::Null => String::new(),
+        drain => format!("{} since {}", cell(&drain["by"]), cell(&drain["since"])),
+    }
+}
+
 pub(crate) fn path_segment(name: &str) -> anyhow::Result<&str> {
     let fits = !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
@@ -157,7 +163,8 @@ fn show_table(node: &Value) -> String {
         |value: &Value| value.as_array().into_iter().flatten().map(cell).collect::<Vec<_>>().join("\n");
     let mut text = output::fields(&[
         ("name", cell(&node["name"])),
-        ("state", state(node)),
+        ("state", verbs::state(node)),
+        ("drained by", drained_by(node)),
         ("job", cell(&node["job"]["name"])),
         ("address", cell(&node["address"])),
         ("root", cell(&node["root"])),

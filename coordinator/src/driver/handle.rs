@@ -78,6 +78,9 @@ pub(crate) enum Question {
     Delete(JobKey),
     StopForeign { gang: GangId, gone: bool },
     Join(Box<Hello>, Link),
+    Drain(NodeId, String),
+    Resume(NodeId),
+    DeclareLost { node: NodeId, force: bool },
 }
 
 impl Driver {
@@ -130,6 +133,30 @@ impl Driver {
     /// The loop cannot do it now.
     pub async fn delete(&self, key: JobKey) -> Result<Answer, Unavailable> {
         self.ask(Question::Delete(key)).await
+    }
+
+    /// Asks that a node takes no new work.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn drain(&self, node: NodeId, reason: String) -> Result<Answer, Unavailable> {
+        self.ask(Question::Drain(node, reason)).await
+    }
+
+    /// Asks that a node takes work again.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn resume(&self, node: NodeId) -> Result<Answer, Unavailable> {
+        self.ask(Question::Resume(node)).await
+    }
+
+    /// Says that a machine is gone; `force`: although it is connected.
+    ///
+    /// # Errors
+    /// The loop cannot do it now.
+    pub async fn declare_lost(&self, node: NodeId, force: bool) -> Result<Answer, Unavailable> {
+        self.ask(Question::DeclareLost { node, force }).await
     }
 
     /// Writes workspaces and experiments.

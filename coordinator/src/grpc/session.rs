@@ -1,8 +1,10 @@
 //! One agent's stream: Hello -> join -> Welcome or Refused; then what it says becomes events.
+//! Messages are numbered in both directions, and either silence ends the session.
 //!
 //! Task: the reader of the stream. It ends with the stream, or when the session is closed from here.
 
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -12,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use trainyard_core::coordinator::{Answer, Event};
 use trainyard_core::id::{Epoch, Generation, NodeId};
-use trainyard_core::session::{Hello, NodeFacts};
+use trainyard_core::session::{Hello, NodeFacts, Order, Sequence};
 use trainyard_proto::convert::{Down, Up};
 use trainyard_proto::{PROTOCOL_VERSION, v1};
 
@@ -34,14 +36,19 @@ pub(super) fn serve(
     incoming: Streaming<v1::FromAgent>,
 ) -> impl Stream<Item = Result<v1::ToAgent, Status>> + Send {
     let (out, queue) = mpsc::channel(QUEUE);
+    let sent = Arc::new(AtomicU64::new(0));
+    let numbered = Arc::clone(&sent);
     tokio::spawn(async move {
-        if let Err(status) = Session::run(agents, incoming, &out).await {
+        if let Err(status) = Session::run(agents, incoming, &out, sent).await {
             // The agent may be gone; then nobody needs to know.
             out.try_send(Err(status)).unwrap_or_default();
         }
     });
-    ReceiverStream::new(queue).map(|message| {
-        message.map(|(generation, epoch, down): (_, _, Down)| down.into_wire(generation, epoch))
+    ReceiverStream::new(queue).map(move |message| {
+        message.map(|(generation, epoch, down): (_, _, Down)| {
+            let seq = numbered.fetch_add(1, Ordering::Relaxed) + 1;
+            v1::ToAgent { seq, ..down.into_wire(generation, epoch) }
+        })
     })
 }
 
@@ -54,6 +61,13 @@ struct Session {
     told: Instant,
     /// After so long a silence the session is over.
     silence_max: Duration,
+    sequence: Sequence,
+    /// Messages that went down.
+    sent: Arc<AtomicU64>,
+    /// Until when the agent is known to have heard everything, or something new.
+    heard: Instant,
+    /// The last message that it has heard of.
+    heard_seq: u64,
 }
 
 impl Session {
@@ -61,8 +75,10 @@ impl Session {
         agents: Agents,
         mut incoming: Streaming<v1::FromAgent>,
         out: &mpsc::Sender<Outgoing>,
+        sent: Arc<AtomicU64>,
     ) -> Result<(), Status> {
-        let (hello, inventory) = match first(&mut incoming).await? {
+        let mut sequence = Sequence::default();
+        let (hello, inventory) = match first(&mut incoming, &mut sequence).await? {
             First::Hello(hello, inventory) => (hello, inventory),
             First::OtherVersion(version) => {
                 let reason = format!(
@@ -90,8 +106,20 @@ impl Session {
         let (generation, epoch) = (welcome.generation, welcome.epoch);
         tracing::info!(%node, %epoch, version = facts.version, "an agent has joined");
         let silence_max = (Duration::from_millis(welcome.heartbeat_ms) * MISSED_MAX).max(SILENCE_MIN);
-        let mut session =
-            Session { agents, node, facts, generation, epoch, told: Instant::now(), silence_max };
+        let now = Instant::now();
+        let mut session = Session {
+            agents,
+            node,
+            facts,
+            generation,
+            epoch,
+            told: now,
+            silence_max,
+            sequence,
+            sent,
+            heard: now,
+            heard_seq: 0,
+        };
         let result = session.listen(&mut incoming, &mut closed, out).await;
         session.agents.sessions.close(&session.node, epoch);
         tracing::info!(node = %session.node, %epoch, "an agent has left");
@@ -125,6 +153,18 @@ impl Session {
         if message.generation != self.generation.0 || message.epoch != self.epoch.0 {
             return Err(Status::failed_precondition("this message belongs to another session"));
         }
+        match self.sequence.accept(message.seq) {
+            Order::Next => {}
+            Order::Repeated => {
+                tracing::warn!(node = %self.node, seq = message.seq, "a repeated message is dropped");
+                return Ok(());
+            }
+            Order::Gap { expected } => {
+                let gap = format!("message {} came where {expected} was due", message.seq);
+                return Err(Status::data_loss(gap));
+            }
+        }
+        self.check_heard(message.seq, message.heard)?;
         let up = Up::try_from(message).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.agents.sessions.heard(&self.node, crate::clock::wall_now());
         match up {
@@ -150,6 +190,19 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// An agent that speaks but hears nothing is as good as silent: what it is told never reaches it.
+    fn check_heard(&mut self, seq: u64, heard: u64) -> Result<(), Status> {
+        let everything = heard >= self.sent.load(Ordering::Relaxed);
+        if seq == 0 || everything || heard > self.heard_seq {
+            self.heard = Instant::now();
+            self.heard_seq = heard;
+        }
+        if self.heard.elapsed() > self.silence_max {
+            return Err(Status::deadline_exceeded("the agent does not hear this coordinator"));
+        }
+        Ok(())
     }
 
     /// The driver hears of it before the agent may move its fence: the coordinator must never count an
@@ -192,11 +245,12 @@ enum First {
     OtherVersion(u32),
 }
 
-async fn first(incoming: &mut Streaming<v1::FromAgent>) -> Result<First, Status> {
+async fn first(incoming: &mut Streaming<v1::FromAgent>, sequence: &mut Sequence) -> Result<First, Status> {
     let message = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("no Hello came"))??
         .ok_or_else(|| Status::invalid_argument("the stream ended before a Hello"))?;
+    sequence.accept(message.seq);
     // Before anything else is read: another version may mean other things by its fields.
     if let Some(v1::from_agent::Body::Hello(hello)) = &message.body
         && hello.protocol_version != PROTOCOL_VERSION

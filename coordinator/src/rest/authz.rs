@@ -33,6 +33,8 @@ pub(crate) enum Action {
     ReadNodes,
     /// Decide what becomes of a database that went back.
     Recover,
+    /// Take nodes out of service and back.
+    OperateNodes,
 }
 
 /// An action as a type.
@@ -50,7 +52,7 @@ macro_rules! acts {
     )*};
 }
 
-acts!(Anything, Read, ReadFiles, WriteJobs, WriteWorkspaces, ReadNodes, Recover);
+acts!(Anything, Read, ReadFiles, WriteJobs, WriteWorkspaces, ReadNodes, Recover, OperateNodes);
 
 /// The proof that the caller may do `A`.
 pub(crate) struct Authz<A>(PhantomData<A>);
@@ -84,7 +86,8 @@ impl Caller {
                 | Action::WriteJobs
                 | Action::WriteWorkspaces
                 | Action::ReadNodes
-                | Action::Recover,
+                | Action::Recover
+                | Action::OperateNodes,
             ) => false,
         }
     }

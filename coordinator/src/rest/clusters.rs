@@ -71,7 +71,8 @@ async fn resource(app: &App, path: &WorkspacePath, created: WallMs) -> Result<Va
             NodeState::Idle => counts.idle_node_count += 1,
             NodeState::Preparing => counts.preparing_node_count += 1,
             NodeState::Running => counts.running_node_count += 1,
-            NodeState::Unknown | NodeState::Unusable => counts.unusable_node_count += 1,
+            NodeState::Draining => counts.leaving_node_count += 1,
+            NodeState::Drained | NodeState::Unknown | NodeState::Unusable => counts.unusable_node_count += 1,
         }
     }
     Ok(json!({

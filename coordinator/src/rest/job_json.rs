@@ -99,7 +99,7 @@ fn trainyard(job: &Job, view: &View) -> Value {
     if job.retries_used > 0 {
         extension.insert("retriesUsed".to_owned(), json!(job.retries_used));
     }
-    extension.insert("tasks".to_owned(), job.tasks().iter().map(task).collect());
+    extension.insert("tasks".to_owned(), job.tasks().iter().map(|it| task(it, view)).collect());
     Value::Object(extension)
 }
 
@@ -120,7 +120,7 @@ fn waits(job: &Job, view: &View) -> Option<WaitReason> {
     })
 }
 
-fn task(task: &Task) -> Value {
+fn task(task: &Task, view: &View) -> Value {
     let mut shown = json!({
         "name": task.name,
         "role": task.role,
@@ -133,7 +133,14 @@ fn task(task: &Task) -> Value {
     match &task.state {
         TaskState::Waiting => shown["state"] = json!("waiting"),
         TaskState::Running { pid, at } => {
-            shown["state"] = json!("running");
+            // Its node is not heard of: whether it still runs is not known, and that is all.
+            match view.nodes.get(&task.node).filter(|node| node.session.is_none()) {
+                Some(node) => {
+                    shown["state"] = json!("unknown");
+                    shown["unknownSince"] = json!(iso(node.last_heard_wall));
+                }
+                None => shown["state"] = json!("running"),
+            }
             shown["pid"] = json!(pid);
             shown["startTime"] = started(*at);
         }

@@ -16,6 +16,10 @@ pub(crate) enum NodeState {
     Preparing,
     /// It runs a job.
     Running,
+    /// It finishes what it runs, and takes nothing new.
+    Draining,
+    /// It runs nothing, and takes nothing.
+    Drained,
     /// It is not heard of.
     Unknown,
     /// It holds work that this coordinator never gave it, or says that something is wrong with it: an
@@ -37,6 +41,8 @@ pub(crate) async fn state_of(app: &App, node: &Node) -> Result<(NodeState, Optio
         (None, _) => NodeState::Unknown,
         (Some(_), _) if app.driver.view().recovery.holds_foreign(&node.id) => NodeState::Unusable,
         (Some(_), None) if node.facts.problem().is_some() => NodeState::Unusable,
+        (Some(_), _) if node.drain.is_some() && node.gang.is_some() => NodeState::Draining,
+        (Some(_), _) if node.drain.is_some() => NodeState::Drained,
         (Some(_), Some(NodePhase::Preparing | NodePhase::Prepared)) => NodeState::Preparing,
         (Some(_), Some(NodePhase::Started)) => NodeState::Running,
         (Some(_), Some(NodePhase::Ended | NodePhase::Lost) | None) => NodeState::Idle,

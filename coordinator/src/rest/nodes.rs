@@ -49,7 +49,7 @@ async fn show(
     Ok(Json(node_json(&app, node).await?))
 }
 
-async fn node_json(app: &App, node: &Node) -> Result<Value, ApiError> {
+pub(crate) async fn node_json(app: &App, node: &Node) -> Result<Value, ApiError> {
     let (state, job) = state_of(app, node).await?;
     let note = app.sessions.note(&node.id);
     let last_heard =
@@ -62,6 +62,10 @@ async fn node_json(app: &App, node: &Node) -> Result<Value, ApiError> {
     }
     if let Some(problem) = node.facts.problem() {
         shown.insert("problem".to_owned(), json!(problem));
+    }
+    if let Some(drain) = &node.drain {
+        let drain = json!({ "by": drain.by, "reason": drain.reason, "since": iso(drain.since) });
+        shown.insert("drain".to_owned(), drain);
     }
     shown.insert("address".to_owned(), json!(node.facts.address));
     shown.insert("root".to_owned(), json!(node.facts.root));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trainyard_core::coordinator::Record;
+use trainyard_core::coordinator::drain::Drain;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
 use trainyard_core::coordinator::recovery::Lost;
@@ -28,6 +29,7 @@ struct Tables {
     jobs: BTreeMap<JobId, Job>,
     plans: BTreeMap<GangId, Vec<NodePlan>>,
     nodes: BTreeMap<NodeId, (Epoch, NodeFacts)>,
+    drains: BTreeMap<NodeId, Drain>,
     journal: Vec<Entry>,
     /// Entries ever written.
     entries: u64,
@@ -83,7 +85,8 @@ impl Store for MemoryStore {
             tables.nodes.iter().map(|(node, (epoch, facts))| (node.clone(), *epoch, facts.clone())).collect();
         let next_job = JobId(tables.next_job.max(1));
         let (lost, foreign) = (tables.lost.clone(), tables.foreign.clone());
-        Ok(Stored { jobs, plans, nodes, next_job, restored: false, lost, foreign })
+        let drains = tables.drains.iter().map(|(node, drain)| (node.clone(), drain.clone())).collect();
+        Ok(Stored { jobs, plans, nodes, drains, next_job, restored: false, lost, foreign })
     }
 
     fn finished(
@@ -118,6 +121,12 @@ impl Store for MemoryStore {
                 }
                 Change::Record(Record::PutNode { node, epoch, facts }) => {
                     tables.nodes.insert(node.clone(), (*epoch, facts.clone()));
+                }
+                Change::Record(Record::PutDrain { node, drain: Some(drain) }) => {
+                    tables.drains.insert(node.clone(), drain.clone());
+                }
+                Change::Record(Record::PutDrain { node, drain: None }) => {
+                    tables.drains.remove(node);
                 }
                 Change::Record(Record::Journal(entry)) => {
                     tables.entries += 1;

@@ -50,6 +50,7 @@ pub(crate) fn job_with(id: u64, name: &str, command: &str, secret: &str) -> Job 
         retries_used: 0,
         infrastructure_faults: 0,
         taken_ports: vec![],
+        avoid: vec![],
         cancelled: false,
         delete_when_ended: false,
         history: vec![],
@@ -78,6 +79,7 @@ pub(crate) fn active(id: u64, name: &str) -> (Job, NodePlan) {
         execution_log: "execution.log".to_owned(),
         preparation: None,
         ports: vec![],
+        preflight: None,
         tasks: vec![],
         notes: vec![],
     };

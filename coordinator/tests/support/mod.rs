@@ -222,9 +222,14 @@ impl Agent {
 
     pub(crate) async fn connect(yard: &Yard, hello: v1::Hello) -> (Agent, Down) {
         let (up, queue) = mpsc::channel(64);
-        up.send(v1::FromAgent { generation: 0, epoch: 0, body: Some(v1::from_agent::Body::Hello(hello)) })
-            .await
-            .unwrap();
+        up.send(v1::FromAgent {
+            generation: 0,
+            epoch: 0,
+            body: Some(v1::from_agent::Body::Hello(hello)),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
         let mut client = client(yard.address).await;
         let down = client.session(with_token(ReceiverStream::new(queue))).await.unwrap().into_inner();
         let mut agent = Agent { up, down, generation: 0, epoch: 0 };
@@ -246,7 +251,18 @@ impl Agent {
     }
 
     pub(crate) async fn send(&self, body: v1::from_agent::Body) {
-        let message = v1::FromAgent { generation: self.generation, epoch: self.epoch, body: Some(body) };
+        self.send_numbered(0, body).await;
+    }
+
+    /// 0: without a number.
+    pub(crate) async fn send_numbered(&self, seq: u64, body: v1::from_agent::Body) {
+        let message = v1::FromAgent {
+            generation: self.generation,
+            epoch: self.epoch,
+            body: Some(body),
+            seq,
+            ..Default::default()
+        };
         self.up.send(message).await.unwrap();
     }
 

@@ -91,6 +91,8 @@ pub enum SetupProblem {
     Failed(String),
     /// These ports are taken.
     PortsTaken(Vec<Port>),
+    /// A check of the node found it unfit: in words.
+    Preflight(String),
 }
 
 /// What a new agent found of an attempt that an earlier one intended to start.

@@ -5,7 +5,7 @@
 
 use super::Turn;
 use super::effect::{Effect, Record};
-use super::state::{Attempt, State};
+use super::state::{Attempt, Phase, State};
 use crate::id::GangId;
 
 /// Between the fence and the end of the lease at the latest, in ms: KILL and clock rates take time.
@@ -13,6 +13,7 @@ const MARGIN_MS: (u64, u64) = (500, 30_000);
 
 /// The coordinator has answered what was sent at this time.
 pub(super) fn on_contact(turn: &mut Turn<'_>, boot_ms: u64) {
+    note_lapsed(turn);
     turn.state.contact_boot_ms = turn.state.contact_boot_ms.max(Some(boot_ms));
     if let Some(shortest_ms) = turn.state.shortest_lease_ms() {
         note_contact(turn, shortest_ms / 4);
@@ -20,6 +21,24 @@ pub(super) fn on_contact(turn: &mut Turn<'_>, boot_ms: u64) {
     let ids: Vec<GangId> = turn.state.gangs.keys().copied().collect();
     for id in ids {
         renew(turn, id);
+    }
+}
+
+/// A gang that was not started while its lease lasted may run elsewhere by now. This contact must not bring it to life
+/// again: the coordinator is told `Prepared`, and answers with `Start` or `Stop` (N6).
+fn note_lapsed(turn: &mut Turn<'_>) {
+    let ids: Vec<GangId> = turn.state.gangs.keys().copied().collect();
+    for id in ids {
+        let over = fence(turn.state, id).is_some_and(|fence_boot_ms| turn.now.boot_ms >= fence_boot_ms);
+        if let Some(gang) = turn.state.gangs.get_mut(&id).filter(|_| over) {
+            match gang.phase {
+                Phase::Awaiting | Phase::SettingUp | Phase::Preparation(_) | Phase::Prepared => {
+                    gang.lapsed = true;
+                    gang.start_wanted = false;
+                }
+                Phase::Running(_) | Phase::Closing(_) | Phase::Ended(_) => {}
+            }
+        }
     }
 }
 

@@ -122,6 +122,7 @@ pub(super) fn on_set_up(turn: &mut Turn<'_>, id: GangId, problem: Option<SetupPr
 fn setup_failed(gang: GangId, problem: SetupProblem) -> PrepareFailed {
     match problem {
         SetupProblem::Failed(message) => PrepareFailed { gang, kind: PrepareFailure::Setup, message },
+        SetupProblem::Preflight(message) => PrepareFailed { gang, kind: PrepareFailure::Preflight, message },
         SetupProblem::PortsTaken(ports) => {
             let list: Vec<String> = ports.iter().map(Port::to_string).collect();
             let message = format!("these ports are taken: {}", list.join(", "));
@@ -201,7 +202,7 @@ pub(super) fn how(ended: &TaskEnded) -> String {
 fn prepared(turn: &mut Turn<'_>, id: GangId) {
     let Some(gang) = turn.state.gangs.get_mut(&id) else { return };
     gang.phase = Phase::Prepared;
-    let start = gang.start_when_prepared || gang.start_wanted;
+    let start = (gang.start_when_prepared && !gang.lapsed) || gang.start_wanted;
     turn.note(id, "prepared");
     // A gang whose lease ran out meanwhile may run elsewhere: only a fresh word starts it.
     if start && lease_is_alive(turn, id) {

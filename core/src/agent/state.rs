@@ -56,6 +56,8 @@ pub struct Gang {
     pub start_when_prepared: bool,
     /// A `Start` came, but the agent was restarted meanwhile and has to prepare again.
     pub start_wanted: bool,
+    /// Its lease ran out before it was started: it may run elsewhere, so only a `Start` of later starts it.
+    pub lapsed: bool,
     /// Whether `plan` holds its secrets: they are lost with each restart of the agent.
     pub whole: bool,
     /// Whether the preparation went well.
@@ -362,6 +364,7 @@ impl Gang {
             lease_ms,
             start_when_prepared,
             start_wanted: false,
+            lapsed: false,
             whole: false,
             preparation_done: false,
             stop: None,

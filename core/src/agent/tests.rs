@@ -51,6 +51,7 @@ fn plan(job: u64, preparation: bool) -> Box<NodePlan> {
         execution_log: "execution.log".into(),
         preparation: preparation.then(|| program("job_prep")),
         ports: vec![Port(2222)],
+        preflight: None,
         tasks: vec![task(0), task(1)],
         notes: Vec::new(),
     })
@@ -566,6 +567,22 @@ fn a_gang_whose_lease_ran_out_while_it_was_prepared_is_not_started_on_its_own() 
     world.perform_all();
     assert!(world.launches.is_empty());
     world.connect();
+    world.command(Command::Start(gang(1)));
+    world.perform_all();
+    assert_eq!(world.launches.len(), 2);
+}
+
+#[test]
+fn fault_12_a_gang_whose_lease_ran_out_in_its_setup_waits_for_a_fresh_start_also_once_connected_again() {
+    let mut world = World::new();
+    world.prepare(1, false, true);
+    world.event(Event::Disconnected);
+    world.now.boot_ms += 10 * LEASE_MS;
+    // Meanwhile another node was given the job; the `Stop` is on its way when the setup ends.
+    world.connect();
+    world.perform_all();
+    assert!(world.launches.is_empty(), "{:?}", world.launches);
+    assert!(world.heard.contains(&Report::Prepared(gang(1))), "{:?}", world.heard);
     world.command(Command::Start(gang(1)));
     world.perform_all();
     assert_eq!(world.launches.len(), 2);

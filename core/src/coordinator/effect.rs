@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::drain::Drain;
 use super::event::{JobKey, ReplyTo};
 use super::state::Job;
 use crate::id::{Epoch, GangId, JobId, NodeId};
@@ -42,6 +43,13 @@ pub enum Record {
         /// Its facts.
         facts: NodeFacts,
     },
+    /// Whether a node that joined before takes new work.
+    PutDrain {
+        /// The node.
+        node: NodeId,
+        /// Why it takes none; `None`: it takes work.
+        drain: Option<Drain>,
+    },
     /// Append to the event log; the store gives the sequence number in the order of the records.
     Journal(JournalEntry),
 }
@@ -53,7 +61,8 @@ pub struct JournalEntry {
     /// When.
     pub at: WallMs,
     /// `jobSubmitted`, `jobStarted`, `taskStarted`, `taskEnded`, `jobRequeued`, `jobEnded`, `jobDeleted`,
-    /// `nodeJoined`, `nodeUnknown`, `nodeLost`, `nodeStuck`, `nodeFreed`, `recovered`, `foreignEnded`.
+    /// `taskEndConflict`, `nodeJoined`, `nodeUnknown`, `nodeLost`, `nodeStuck`, `nodeFreed`, `nodeDrained`, `nodeResumed`,
+    /// `nodeDeclaredLost`, `recovered`, `foreignEnded`.
     pub kind: &'static str,
     /// The job, where one is concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,6 +118,12 @@ pub enum Answer {
     },
     /// No job has that name.
     NotFound(JobKey),
+    /// The node is as it was asked for.
+    NodeChanged(NodeId),
+    /// No node of that name ever joined.
+    NoSuchNode(NodeId),
+    /// The node is connected, so that it is not lost.
+    NodeConnected(NodeId),
     /// To a session.
     Welcome(Welcome),
     /// To a session that cannot be accepted, or to a submit before a recovery.

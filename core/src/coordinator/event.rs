@@ -92,6 +92,31 @@ pub enum Event {
         /// Nodes that are not connected will never come back: it counts as over there.
         gone: bool,
     },
+    /// An operator wants the node to take no new work.
+    NodeDrained {
+        /// Who waits.
+        reply: ReplyTo,
+        /// The node.
+        node: NodeId,
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// An operator wants the node to take work again.
+    NodeResumed {
+        /// Who waits.
+        reply: ReplyTo,
+        /// The node.
+        node: NodeId,
+    },
+    /// An operator says that the machine is gone, with all that ran on it.
+    NodeDeclaredLost {
+        /// Who waits.
+        reply: ReplyTo,
+        /// The node.
+        node: NodeId,
+        /// Also if it is connected.
+        force: bool,
+    },
     /// A deadline has come.
     Woke,
 }

@@ -1,12 +1,15 @@
 //! The life of a gang: what its nodes report, when its outcome is decided, and what follows.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
+use super::drain::{self, FaultKind};
 use super::effect::Step;
 use super::event::Now;
 use super::job;
 use super::reason::{EndReason, Fault};
-use super::state::{Gang, Job, JobPhase, NodePhase, State, TaskState};
+use super::state::{Gang, Job, JobPhase, Node, NodePhase, State, Task, TaskState};
 use crate::id::{AttemptId, GangId, JobId, NodeId};
 use crate::plan::task::Role;
 use crate::session::{Command, EndCause, PrepareFailed, PrepareFailure, TaskEnded};
@@ -14,6 +17,8 @@ use crate::unit::{Exit, WallMs};
 
 /// Pauses before another try, in ms: doubled from the first to the last.
 const BACK_OFF_MS: (u64, u64) = (1_000, 60_000);
+/// A gang that has lived so long ends the row of infrastructure faults before it, ms.
+const FAULTS_FORGOTTEN_MS: u64 = 60 * 60 * 1000;
 
 /// The live gang of this id, if it is live and has this node.
 pub(super) fn live<'a>(state: &'a mut State, id: GangId, node: &NodeId) -> Option<&'a mut Gang> {
@@ -65,11 +70,22 @@ pub(super) fn on_prepare_failed(
     let Some(gang) = live(state, id, node) else { return };
     has_ended(gang, node);
     let node = node.clone();
-    let outcome = match failed.kind {
-        PrepareFailure::Command(exit) => EndReason::PreparationFailed { node, exit, message: failed.message },
-        PrepareFailure::Setup => EndReason::SetupFailed { node, message: failed.message },
-        PrepareFailure::PortsTaken(ports) => EndReason::PortsTaken { node, ports },
+    let (outcome, fault) = match failed.kind {
+        PrepareFailure::Command(exit) => {
+            (EndReason::PreparationFailed { node: node.clone(), exit, message: failed.message }, None)
+        }
+        PrepareFailure::Setup => {
+            (EndReason::SetupFailed { node: node.clone(), message: failed.message }, Some(FaultKind::PerJob))
+        }
+        PrepareFailure::PortsTaken(ports) => (EndReason::PortsTaken { node: node.clone(), ports }, None),
+        PrepareFailure::Preflight => (
+            EndReason::PreflightFailed { node: node.clone(), message: failed.message },
+            Some(FaultKind::PerJob),
+        ),
     };
+    if let Some(kind) = fault {
+        drain::note_fault(state, now, &node, id.job, kind, &headline(&outcome), step);
+    }
     decide(state, now, id.job, outcome, step);
 }
 
@@ -105,7 +121,18 @@ pub(super) fn on_task_ended(state: &mut State, now: Now, node: &NodeId, ended: T
     let Some(task) = gang.tasks.iter_mut().find(|t| t.rank == rank && t.node == *node) else { return };
     match task.state {
         TaskState::Waiting | TaskState::Running { .. } => {}
-        TaskState::Ended(_) => return,
+        TaskState::Ended(ref kept) => {
+            let conflict = (kept.exit, kept.cause) != (ended.exit, ended.cause);
+            if conflict {
+                let detail = json!({
+                    "task": task.name,
+                    "kept": { "exit": kept.exit, "cause": kept.cause },
+                    "said": { "exit": ended.exit, "cause": ended.cause },
+                });
+                state.journal(now, "taskEndConflict", id.job, Some(node), detail, step);
+            }
+            return;
+        }
     }
     let outcome = failure(&task.name, &task.role, node, &ended);
     let detail = json!({ "task": task.name, "exit": ended.exit, "cause": ended.cause });
@@ -192,6 +219,52 @@ pub(super) fn lose_node(
     decide(state, now, id.job, outcome, step);
 }
 
+/// A task that runs on a GPU which has become faulty ends by the infrastructure's fault.
+///
+/// While NVML does not answer, nothing is known of any GPU, and what runs goes on.
+pub(super) fn end_on_lost_gpu(state: &mut State, now: Now, node: &NodeId, step: &mut Step) {
+    let Some(id) = state.nodes.get(node).and_then(|node| node.gang) else { return };
+    let Some(JobPhase::Active(gang)) = state.jobs.get(&id.job).map(|job| &job.phase) else { return };
+    if gang.id != id || gang.outcome.is_some() {
+        return;
+    }
+    let tasks = gang.tasks.iter().filter(|task| task.node == *node);
+    let lost = tasks
+        .filter(|task| match task.state {
+            TaskState::Waiting | TaskState::Running { .. } => true,
+            TaskState::Ended(_) => false,
+        })
+        .find_map(|task| lost_gpu(&state.nodes, task));
+    if let Some(outcome) = lost {
+        drain::note_fault(state, now, node, id.job, FaultKind::OfNode, &headline(&outcome), step);
+        decide(state, now, id.job, outcome, step);
+    }
+}
+
+fn lost_gpu(nodes: &BTreeMap<NodeId, Node>, task: &Task) -> Option<EndReason> {
+    let facts = nodes.get(&task.node).map(|node| &node.facts).filter(|facts| facts.gpu_problem.is_empty())?;
+    let gpu = facts.gpus.iter().find(|gpu| !gpu.fault.is_empty() && task.gpus.contains(&gpu.uuid))?;
+    Some(EndReason::GpuLost {
+        node: task.node.clone(),
+        gpu: gpu.uuid.clone(),
+        task: task.name.clone(),
+        fault: gpu.fault.clone(),
+    })
+}
+
+/// A task that failed because its GPU did: its exit may be heard of before the fault.
+fn blame_gpu(nodes: &BTreeMap<NodeId, Node>, tasks: &[Task], outcome: EndReason) -> EndReason {
+    if let EndReason::TaskFailed { task, node, .. } = &outcome
+        && let Some(lost) = tasks
+            .iter()
+            .find(|entry| entry.name == *task && entry.node == *node)
+            .and_then(|task| lost_gpu(nodes, task))
+    {
+        return lost;
+    }
+    outcome
+}
+
 /// Settles why the gang ends, once, and ends what still runs of it.
 pub(super) fn decide(state: &mut State, now: Now, job: JobId, outcome: EndReason, step: &mut Step) {
     let Some(JobPhase::Active(gang)) = state.jobs.get_mut(&job).map(|job| &mut job.phase) else { return };
@@ -240,10 +313,13 @@ fn settle(state: &mut State, now: Now, id: JobId, step: &mut Step) {
         return;
     }
     let gang_id = gang.id;
+    let limit_ms = job.spec.constraints.max_wall_clock_time.as_millis().try_into().unwrap_or(u64::MAX);
+    let ran_ms = now.tick.plus_ms(limit_ms).0.saturating_sub(gang.deadline.0);
     let outcome = gang.outcome.clone().unwrap_or_else(|| EndReason::NodeLost {
         node: gang.nodes[0].node.clone(),
         message: "every process ended, and none said why".to_owned(),
     });
+    let outcome = blame_gpu(&state.nodes, &gang.tasks, outcome);
     gang.outcome = Some(outcome.clone());
     let nodes: Vec<(NodeId, NodePhase)> = gang.nodes.iter().map(|n| (n.node.clone(), n.phase)).collect();
     job.history.push((gang_id.gang, outcome.clone()));
@@ -259,7 +335,7 @@ fn settle(state: &mut State, now: Now, id: JobId, step: &mut Step) {
     state.plans.remove(&gang_id);
     state.placement_due = true;
     state.changed = true;
-    match next_try(state, now, id, &outcome) {
+    match next_try(state, id, ran_ms, &outcome) {
         Next::End => job::end(state, now, id, outcome, step),
         Next::Terminated => job::end(state, now, id, EndReason::Terminated, step),
         Next::Again { after_ms } => requeue(state, now, id, &outcome, after_ms, step),
@@ -272,7 +348,7 @@ enum Next {
     Again { after_ms: u64 },
 }
 
-fn next_try(state: &mut State, _now: Now, id: JobId, outcome: &EndReason) -> Next {
+fn next_try(state: &mut State, id: JobId, ran_ms: u64, outcome: &EndReason) -> Next {
     let tries = state.config.infrastructure_tries;
     let spaces = port_space_of(state, outcome);
     let Some(job) = state.jobs.get_mut(&id) else { return Next::End };
@@ -287,8 +363,16 @@ fn next_try(state: &mut State, _now: Now, id: JobId, outcome: &EndReason) -> Nex
         }
         Fault::User => Next::End,
         Fault::Infrastructure => {
+            if ran_ms >= FAULTS_FORGOTTEN_MS {
+                job.infrastructure_faults = 0;
+            }
             job.infrastructure_faults += 1;
             job.retries_used += u32::from(mutant!("infrastructure-uses-retries"));
+            if let Some(node) = outcome.unfit_node()
+                && !job.avoid.contains(node)
+            {
+                job.avoid.push(node.clone());
+            }
             if job.infrastructure_faults >= tries {
                 return Next::End;
             }
@@ -310,6 +394,8 @@ fn port_space_of(state: &State, outcome: &EndReason) -> Option<crate::plan::Port
         | EndReason::PreparationFailed { .. }
         | EndReason::SetupFailed { .. }
         | EndReason::NodeLost { .. }
+        | EndReason::GpuLost { .. }
+        | EndReason::PreflightFailed { .. }
         | EndReason::NotBuilt { .. }
         | EndReason::PlanFailed { .. }
         | EndReason::Terminated

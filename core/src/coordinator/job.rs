@@ -50,6 +50,7 @@ pub(super) fn on_submitted(
         retries_used: 0,
         infrastructure_faults: 0,
         taken_ports: vec![],
+        avoid: vec![],
         cancelled: false,
         delete_when_ended: false,
         history: vec![],

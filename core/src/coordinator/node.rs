@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::drain::{self, FaultKind};
 use super::effect::{Answer, Effect, Record, Step};
 use super::event::{Now, ReplyTo};
 use super::state::{JobPhase, Node, NodePhase, State};
@@ -19,8 +20,9 @@ pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hell
     }
     let epoch = state.next_epoch;
     state.next_epoch = Epoch(epoch.0 + 1);
-    let gang = state.nodes.get(&hello.node).and_then(|node| node.gang);
     let id = hello.node.clone();
+    let (gang, drain, faults) =
+        state.nodes.remove(&id).map_or((None, None, vec![]), |node| (node.gang, node.drain, node.faults));
     state.nodes.insert(
         id.clone(),
         Node {
@@ -31,6 +33,8 @@ pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hell
             last_heard: now.tick,
             last_heard_wall: now.wall,
             gang,
+            drain,
+            faults,
         },
     );
     step.commit.push(Record::PutNode { node: id.clone(), epoch, facts: hello.facts });
@@ -49,6 +53,7 @@ pub(super) fn on_joined(state: &mut State, now: Now, reply: ReplyTo, hello: Hell
     ));
     recovery::on_joined(state, &id);
     reconcile(state, now, &id, hello.held, step);
+    gang::end_on_lost_gpu(state, now, &id, step);
 }
 
 fn refusal(state: &State, hello: &Hello) -> Option<String> {
@@ -72,7 +77,14 @@ pub(super) fn on_left(state: &mut State, now: Now, id: &NodeId, epoch: Epoch, st
     state.journal_node(now, "nodeUnknown", id, json!({}), step);
 }
 
-pub(super) fn on_facts(state: &mut State, id: &NodeId, epoch: Epoch, facts: NodeFacts, step: &mut Step) {
+pub(super) fn on_facts(
+    state: &mut State,
+    now: Now,
+    id: &NodeId,
+    epoch: Epoch,
+    facts: NodeFacts,
+    step: &mut Step,
+) {
     let Some(node) = state.nodes.get_mut(id).filter(|n| n.session == Some(epoch)) else { return };
     // What is stuck is told by reports alone, in order with the ends that make it so.
     let facts = NodeFacts { stuck: std::mem::take(&mut node.facts.stuck), ..facts };
@@ -80,6 +92,7 @@ pub(super) fn on_facts(state: &mut State, id: &NodeId, epoch: Epoch, facts: Node
     state.placement_due = true;
     state.changed = true;
     step.commit.push(Record::PutNode { node: id.clone(), epoch, facts });
+    gang::end_on_lost_gpu(state, now, id, step);
 }
 
 /// In one step with the end of the attempt, so that nothing is placed there in between.
@@ -232,7 +245,9 @@ fn reconcile_unheld(state: &mut State, now: Now, node: &NodeId, id: GangId, step
         Some(NodePhase::Preparing) if mutant!("prepare-not-repeated") => {}
         Some(NodePhase::Preparing) => send_prepare(state, id, node, step),
         Some(NodePhase::Prepared | NodePhase::Started) => {
-            gang::lose_node(state, now, id, node, "its agent no longer knows what it ran", step);
+            let what = "its agent no longer knows what it ran";
+            gang::lose_node(state, now, id, node, what, step);
+            drain::note_fault(state, now, node, id.job, FaultKind::OfNode, what, step);
         }
         Some(NodePhase::Ended | NodePhase::Lost) | None => {}
     }
@@ -264,6 +279,8 @@ pub(super) fn expire_leases(state: &mut State, now: Now, step: &mut Step) {
         .collect();
     for (node, gang) in expired {
         state.journal_node(now, "nodeLost", &node, json!({ "gang": gang }), step);
-        gang::lose_node(state, now, gang, &node, "it was not heard of for longer than its lease", step);
+        let what = "it was not heard of for longer than its lease";
+        gang::lose_node(state, now, gang, &node, what, step);
+        drain::note_fault(state, now, &node, gang.job, FaultKind::OfNode, what, step);
     }
 }

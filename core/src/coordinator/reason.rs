@@ -100,6 +100,15 @@ pub enum Rejection {
         /// What.
         problem: String,
     },
+    /// It takes no new work until it is resumed.
+    Drained {
+        /// Since when.
+        since: WallMs,
+        /// Why; empty: no reason was given.
+        why: String,
+    },
+    /// An earlier try of the job failed there, and other nodes will do.
+    Avoided,
 }
 
 impl Rejection {
@@ -108,7 +117,11 @@ impl Rejection {
     pub fn is_passing(&self) -> bool {
         match self {
             Rejection::Busy { .. } | Rejection::Unknown { .. } => true,
-            Rejection::TooFewGpus { .. } | Rejection::ForeignWork | Rejection::Degraded { .. } => false,
+            Rejection::TooFewGpus { .. }
+            | Rejection::ForeignWork
+            | Rejection::Degraded { .. }
+            | Rejection::Drained { .. }
+            | Rejection::Avoided => false,
         }
     }
 }
@@ -124,6 +137,11 @@ impl fmt::Display for Rejection {
             }
             Rejection::ForeignWork => f.write_str("holds work that this coordinator never started"),
             Rejection::Degraded { problem } => write!(f, "takes no work: {problem}"),
+            Rejection::Drained { since, why } => {
+                write!(f, "drained since {}", time(*since))?;
+                if why.is_empty() { Ok(()) } else { write!(f, " ({why})") }
+            }
+            Rejection::Avoided => f.write_str("an earlier try failed there"),
         }
     }
 }
@@ -222,7 +240,7 @@ pub enum EndReason {
         /// In words, with the last lines of its stderr.
         message: String,
     },
-    /// A directory, file or mount could not be made.
+    /// A directory, file or mount could not be made, or an image not be fetched.
     SetupFailed {
         /// Where.
         node: NodeId,
@@ -241,6 +259,24 @@ pub enum EndReason {
         /// Which.
         node: NodeId,
         /// In words.
+        message: String,
+    },
+    /// A GPU that a task of the job had is broken or gone.
+    GpuLost {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        gpu: crate::unit::GpuUuid,
+        /// The task that had it.
+        task: String,
+        /// What NVML says of it.
+        fault: String,
+    },
+    /// A check of the node before the start found it unfit.
+    PreflightFailed {
+        /// Where.
+        node: NodeId,
+        /// Which check, and what it found.
         message: String,
     },
     /// The job needs something that this version cannot do yet.
@@ -274,6 +310,8 @@ impl EndReason {
             EndReason::SetupFailed { .. } => "JobSetupFailed",
             EndReason::PortsTaken { .. } => "PortsTaken",
             EndReason::NodeLost { .. } => "NodeLost",
+            EndReason::GpuLost { .. } => "GpuLost",
+            EndReason::PreflightFailed { .. } => "PreflightFailed",
             EndReason::NotBuilt { .. } => "NotBuilt",
             EndReason::PlanFailed { .. } => "JobCannotBePlanned",
             EndReason::Terminated => "JobTerminated",
@@ -292,6 +330,8 @@ impl EndReason {
             EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. }
             | EndReason::NodeLost { .. }
+            | EndReason::GpuLost { .. }
+            | EndReason::PreflightFailed { .. }
             | EndReason::NotBuilt { .. }
             | EndReason::PlanFailed { .. }
             | EndReason::Terminated
@@ -312,6 +352,28 @@ impl EndReason {
             | EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. }
             | EndReason::NodeLost { .. }
+            | EndReason::GpuLost { .. }
+            | EndReason::PreflightFailed { .. }
+            | EndReason::NotBuilt { .. }
+            | EndReason::PlanFailed { .. }
+            | EndReason::Terminated
+            | EndReason::WallClockExceeded { .. } => None,
+        }
+    }
+
+    /// The node that the job should avoid when it is tried again.
+    #[must_use]
+    pub fn unfit_node(&self) -> Option<&NodeId> {
+        match self {
+            EndReason::SetupFailed { node, .. }
+            | EndReason::GpuLost { node, .. }
+            | EndReason::PreflightFailed { node, .. } => Some(node),
+            EndReason::Succeeded
+            | EndReason::TaskFailed { .. }
+            | EndReason::TaskNotStarted { .. }
+            | EndReason::PreparationFailed { .. }
+            | EndReason::PortsTaken { .. }
+            | EndReason::NodeLost { .. }
             | EndReason::NotBuilt { .. }
             | EndReason::PlanFailed { .. }
             | EndReason::Terminated
@@ -326,6 +388,8 @@ impl EndReason {
             EndReason::TaskFailed { exit: Exit::Unknown, .. }
             | EndReason::TaskNotStarted { exit: Exit::Unknown, .. }
             | EndReason::NodeLost { .. }
+            | EndReason::GpuLost { .. }
+            | EndReason::PreflightFailed { .. }
             | EndReason::SetupFailed { .. }
             | EndReason::PortsTaken { .. } => Fault::Infrastructure,
             EndReason::TaskFailed { .. }
@@ -373,6 +437,12 @@ impl fmt::Display for EndReason {
                 write!(f, "Planned ports were taken on {node}: {}", ports.join(", "))
             }
             EndReason::NodeLost { node, message } => write!(f, "{node} was lost: {message}"),
+            EndReason::GpuLost { node, gpu, task, fault } => {
+                write!(f, "{gpu} on {node}, which task {task} had, cannot be used any more: {fault}")
+            }
+            EndReason::PreflightFailed { node, message } => {
+                write!(f, "{node} was found unfit before the start: {message}")
+            }
             EndReason::NotBuilt { features } => write!(
                 f,
                 "This version cannot do what the job asks for: {}. Nothing was started.",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::drain::Drain;
 use super::event::Now;
 use super::recovery::{Lost, Recovery};
 use super::state::{Config, Job, JobPhase, Node, State};
@@ -19,6 +20,8 @@ pub struct Stored {
     pub plans: Vec<(GangId, Vec<NodePlan>)>,
     /// Every node that ever joined.
     pub nodes: Vec<(NodeId, Epoch, NodeFacts)>,
+    /// Why some of them take no new work.
+    pub drains: Vec<(NodeId, Drain)>,
     /// One more than the highest number ever given.
     pub next_job: JobId,
     /// It was restored from a backup or begun anew, and no operator has adopted it yet.
@@ -49,8 +52,15 @@ pub fn recover(config: Config, generation: Generation, stored: Stored, now: Now)
             last_heard: now.tick,
             last_heard_wall: now.wall,
             gang: None,
+            drain: None,
+            faults: vec![],
         };
         state.nodes.insert(id, node);
+    }
+    for (id, drain) in stored.drains {
+        if let Some(node) = state.nodes.get_mut(&id) {
+            node.drain = Some(drain);
+        }
     }
     let mut plans: BTreeMap<GangId, Vec<NodePlan>> = stored.plans.into_iter().collect();
     for mut job in stored.jobs {

@@ -1,17 +1,21 @@
 //! From the queue to gangs: asks `place` which jobs start where, and `plan` what that means.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::effect::{Record, Step};
 use super::event::Now;
 use super::node::send_prepare;
 use super::reason::{EndReason, WaitReason};
-use super::state::{Gang, GangNode, Job, JobPhase, NodePhase, State, Task, TaskState};
+use super::state::{Config, Gang, GangNode, Job, JobPhase, NodePhase, State, Task, TaskState};
 use super::{job, recovery};
 use crate::id::{GangId, JobId, NodeId};
 use crate::place::{Offer, Placement, Request, Share, natural_order, place};
 use crate::plan::task::ReservedPorts;
 use crate::plan::{NodeGrant, PlanError, PlanInput, plan};
+use crate::spec::JobSpec;
+use crate::spec::job::OnLeaseLost;
 use crate::unit::GpuUuid;
 
 pub(super) fn start_what_fits(state: &mut State, now: Now, step: &mut Step) {
@@ -41,6 +45,7 @@ fn back_off_is_over(state: &mut State, now: Now) -> bool {
 fn look(state: &mut State, now: Now) -> Placement {
     let mut offers: Vec<Offer> = state.nodes.values().map(|node| offer(state, node)).collect();
     offers.sort_by(|a, b| natural_order(&a.node.0, &b.node.0));
+    offer_each_gpu_once(&mut offers);
     let mut waiting = Vec::new();
     let mut ready = Vec::new();
     if recovery::holds_back(state) {
@@ -76,6 +81,7 @@ fn request(job: &Job) -> Request {
         name: job.key.job.to_string(),
         node_count: job.spec.node_count,
         gpus_per_node: job.spec.resources.and_then(|r| r.gpus_per_node),
+        avoid: job.avoid.clone(),
     }
 }
 
@@ -86,18 +92,42 @@ fn offer(state: &State, node: &super::state::Node) -> Offer {
         unknown_since: node.session.is_none().then_some(node.last_heard_wall),
         foreign_work: state.recovery.holds_foreign(&node.id),
         problem: node.facts.problem(),
+        drained: node.drain.as_ref().map(|drain| (drain.since, drain.reason.clone())),
         gpus: node.facts.gpus.iter().filter(|gpu| gpu.fault.is_empty()).map(|gpu| gpu.uuid.clone()).collect(),
         gpu_problem: node.facts.gpu_problem.clone(),
+    }
+}
+
+/// A GPU that two nodes tell of (two agents that were given the same one) belongs to the first.
+fn offer_each_gpu_once(offers: &mut [Offer]) {
+    let mut owners: BTreeMap<GpuUuid, NodeId> = BTreeMap::new();
+    for offer in offers {
+        let mut other = None;
+        offer.gpus.retain(|gpu| match owners.get(gpu) {
+            Some(owner) => {
+                other = Some(format!("{gpu} is a GPU of {owner} too: give each agent its own"));
+                false
+            }
+            None => {
+                owners.insert(gpu.clone(), offer.node.clone());
+                true
+            }
+        });
+        if let Some(problem) = other
+            && offer.gpu_problem.is_empty()
+        {
+            offer.gpu_problem = problem;
+        }
     }
 }
 
 fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut Step) {
     let reserved = reserved_ports(state, id);
     let grants: Vec<NodeGrant> = nodes.iter().filter_map(|(node, gpus)| grant(state, node, gpus)).collect();
-    let keep = state.config.keep_local
+    let local = state.config.keep_local
         && grants.iter().all(|grant| grant.port_space.boot_id == state.config.boot_id);
-    let lease_ms = if keep { 0 } else { state.config.lease_ms };
     let Some(job) = state.jobs.get_mut(&id) else { return };
+    let lease_ms = lease_ms(&state.config, &job.spec, local);
     let gang_id = GangId { job: id, gang: job.next_gang() };
     let input = PlanInput {
         spec: &job.spec,
@@ -151,6 +181,22 @@ fn start(state: &mut State, now: Now, id: JobId, nodes: Vec<Share>, step: &mut S
     state.journal(now, "jobStarted", id, None, detail, step);
     for (node, _) in &nodes {
         send_prepare(state, gang_id, node, step);
+    }
+}
+
+/// 0: the attempts are kept however long their node is silent.
+fn lease_ms(config: &Config, spec: &JobSpec, local: bool) -> u64 {
+    let (wanted, seconds) =
+        if config.job_leases { (spec.on_lease_lost, spec.lease_seconds) } else { (None, None) };
+    let keep = match wanted {
+        Some(OnLeaseLost::Keep) => true,
+        Some(OnLeaseLost::Fence) => false,
+        None => local,
+    };
+    match seconds {
+        _ if keep => 0,
+        Some(seconds) => u64::from(seconds) * 1000,
+        None => config.lease_ms,
     }
 }
 

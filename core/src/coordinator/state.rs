@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::drain::{Drain, NodeFault};
 use super::effect::{Effect, JournalEntry, Record, Step};
 use super::event::{JobKey, Now};
 use super::reason::{EndReason, WaitReason};
@@ -24,7 +25,7 @@ pub struct Config {
     pub lease_ms: u64,
     /// From the fence in the shim to the coordinator's own judgement, ms: clocks may differ in rate by 1 %.
     pub lease_margin_ms: u64,
-    /// How often agents say that they are there, ms; default 10 s.
+    /// How often agents say that they are there, ms; default 4 s. Three that stay out end the session.
     pub heartbeat_ms: u64,
     /// How often agents send metrics, ms; default 5 s.
     pub metrics_period_ms: u64,
@@ -36,19 +37,32 @@ pub struct Config {
     pub boot_id: String,
     /// Tries of a job that may end by the infrastructure's fault in a row.
     pub infrastructure_tries: u32,
+    /// Whether jobs may choose their lease and what happens at its end.
+    pub job_leases: bool,
+    /// Infrastructure faults of a node within `node_faults_window_ms` that take it out of service; 0: none do.
+    /// The daemon's own default is [`NODE_FAULTS_MAX`].
+    pub node_faults_max: u32,
+    /// Ms of the monotonic clock; default 1 h.
+    pub node_faults_window_ms: u64,
 }
+
+/// What the coordinator's daemon takes for [`Config::node_faults_max`] unless it is told otherwise.
+pub const NODE_FAULTS_MAX: u32 = 3;
 
 impl Default for Config {
     fn default() -> Config {
         Config {
             lease_ms: 15 * 60 * 1000,
             lease_margin_ms: 15_000,
-            heartbeat_ms: 10_000,
+            heartbeat_ms: 4_000,
             metrics_period_ms: 5_000,
             stop_grace_ms: 10_000,
             keep_local: true,
             boot_id: String::new(),
             infrastructure_tries: 10,
+            job_leases: true,
+            node_faults_max: 0,
+            node_faults_window_ms: 60 * 60 * 1000,
         }
     }
 }
@@ -282,6 +296,9 @@ pub struct Job {
     pub infrastructure_faults: u32,
     /// Ports found taken, by port space's boot id and namespace: avoided by later gangs.
     pub taken_ports: Vec<TakenPorts>,
+    /// Nodes that failed an earlier gang: taken again only where no others will do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub avoid: Vec<NodeId>,
     /// A client wants it to end.
     pub cancelled: bool,
     /// A client wants it to be gone once it has ended.
@@ -501,4 +518,8 @@ pub struct Node {
     pub last_heard_wall: WallMs,
     /// The gang that has it.
     pub gang: Option<GangId>,
+    /// Why it takes no new work; `None`: it does.
+    pub drain: Option<Drain>,
+    /// Infrastructure faults of late. Lost at a restart.
+    pub(crate) faults: Vec<NodeFault>,
 }

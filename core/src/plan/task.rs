@@ -79,11 +79,28 @@ pub struct NodePlan {
     pub preparation: Option<Command>,
     /// Ports that must be free on this node before the gang starts.
     pub ports: Vec<Port>,
+    /// What is checked here before the start; absent: nothing beside the ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
     /// The tasks on this node, by rank. May be empty: custom jobs run on the first node only.
     pub tasks: Vec<TaskPlan>,
     /// What the user should know of this plan, a sentence each: written to the execution log first.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// What makes a node fit for a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preflight {
+    /// GPUs that must be there, without a fault and without uncorrected ECC errors.
+    pub gpus: Vec<GpuUuid>,
+    /// Directories that must be readable, absolute.
+    pub directories: Vec<String>,
+    /// Planned ports of the other nodes, `address:port`: somebody must answer there, even by a refusal.
+    pub peers: Vec<String>,
+    /// For each directory and peer, ms.
+    pub timeout_ms: u64,
 }
 
 /// A directory of the node, shown at another place.

@@ -10,7 +10,7 @@ mod volumes;
 use serde_json::{Map, Value};
 
 use super::error::{Refusal, SpecError};
-use super::job::{ContainerSettings, JobSpec, KeyVaultSecretReference};
+use super::job::{ContainerSettings, JobSpec, KeyVaultSecretReference, OnLeaseLost};
 use super::{Source, shape};
 use crate::text::Secret;
 
@@ -36,6 +36,13 @@ pub(super) fn check(spec: &JobSpec, source: Source, report: &mut Refusal) {
             SpecError::at("constraints.maxWallClockTime", "too long")
                 .value(super::job::iso_duration::print(spec.constraints.max_wall_clock_time))
                 .allowed(format!("up to {}", super::job::iso_duration::print(super::limits::WALL_CLOCK))),
+        );
+    }
+    if let (Some(OnLeaseLost::Keep), Some(seconds)) = (spec.on_lease_lost, spec.lease_seconds) {
+        found.refuse(
+            SpecError::at("leaseSeconds", "tasks that are kept have no lease")
+                .value(seconds)
+                .cure("remove it, or write onLeaseLost: fence"),
         );
     }
     volumes::check(spec, source, &mut found);

@@ -1,4 +1,4 @@
-//! The job: Batch AI's job create parameters (`properties` of the PUT body), plus three fields of our own.
+//! The job: Batch AI's job create parameters (`properties` of the PUT body), plus some fields of our own.
 //!
 //! Field names, defaults and limits: docs/compat.md, "Job" (swagger 2018-05-01).
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::env::{EnvironmentVariable, SecretVariable};
-use super::limits::{DIRECTORIES, ENVIRONMENT_VARIABLES, GPUS_PER_NODE, NODES, RETRIES};
+use super::limits::{DIRECTORIES, ENVIRONMENT_VARIABLES, GPUS_PER_NODE, LEASE_SECONDS, NODES, RETRIES};
 use super::volumes::MountVolumes;
 use crate::text::Secret;
 use crate::toolkit::Toolkit;
@@ -65,6 +65,32 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(max = RETRIES))]
     pub retries: u32,
+    /// Extension: what happens to the tasks of a node that is not heard of for longer than the lease.
+    /// Absent: `keep` where all nodes are on the coordinator's machine, else `fence`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lease_lost: Option<OnLeaseLost>,
+    /// Extension: the lease of the job's tasks in seconds. Absent: the coordinator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = LEASE_SECONDS.0, max = LEASE_SECONDS.1))]
+    pub lease_seconds: Option<u32>,
+    /// Extension: whether each node is checked before each try of the job.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preflight: bool,
+}
+
+/// What happens to the tasks of a node that is not heard of for longer than the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLeaseLost {
+    /// The node itself ends them, so that the job can start again elsewhere.
+    Fence,
+    /// They go on; the job waits for the node, or for an operator who declares it lost.
+    Keep,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

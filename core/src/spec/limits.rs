@@ -22,3 +22,5 @@ pub const PATH_BYTES: usize = 4095;
 pub const WALL_CLOCK: jiff::SignedDuration = jiff::SignedDuration::from_hours(3660 * 24);
 /// Retries of one job.
 pub const RETRIES: u32 = 100;
+/// Seconds of a job's lease: shorter ones end work at every hiccup of a network, longer ones at none.
+pub const LEASE_SECONDS: (u32, u32) = (10, 24 * 60 * 60);

@@ -43,7 +43,8 @@ impl Down {
             Down::FileRequest(request) => Body::FileRequest(request),
             Down::Refused { reason } => Body::Refused(v1::Refused { reason }),
         };
-        v1::ToAgent { generation: generation.0, epoch: epoch.0, body: Some(body) }
+        // Numbered where it goes out.
+        v1::ToAgent { generation: generation.0, epoch: epoch.0, body: Some(body), seq: 0 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use trainyard_core::id::{NodeId, Rank};
 use trainyard_core::plan::task::{HostMount, PlannedFile, Role};
-use trainyard_core::plan::{Command, NodePlan, TaskPlan};
+use trainyard_core::plan::{Command, NodePlan, Preflight, TaskPlan};
 use trainyard_core::text::Secret;
 use trainyard_core::unit::{GpuUuid, Port};
 
@@ -26,6 +26,7 @@ impl From<NodePlan> for v1::NodePlan {
             ports: plan.ports.into_iter().map(|port| u32::from(port.0)).collect(),
             tasks: plan.tasks.into_iter().map(Into::into).collect(),
             notes: plan.notes,
+            preflight: plan.preflight.map(Into::into),
         }
     }
 }
@@ -47,6 +48,31 @@ impl TryFrom<v1::NodePlan> for NodePlan {
             ports: plan.ports.into_iter().map(port).collect::<Result<_, _>>()?,
             tasks: plan.tasks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             notes: plan.notes,
+            preflight: plan.preflight.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<Preflight> for v1::Preflight {
+    fn from(preflight: Preflight) -> v1::Preflight {
+        v1::Preflight {
+            gpus: preflight.gpus.into_iter().map(|gpu| gpu.0).collect(),
+            directories: preflight.directories,
+            peers: preflight.peers,
+            timeout_ms: preflight.timeout_ms,
+        }
+    }
+}
+
+impl TryFrom<v1::Preflight> for Preflight {
+    type Error = WireError;
+
+    fn try_from(preflight: v1::Preflight) -> Result<Preflight, WireError> {
+        Ok(Preflight {
+            gpus: preflight.gpus.into_iter().map(GpuUuid).collect(),
+            directories: absolute_paths(preflight.directories, "preflight.directories")?,
+            peers: preflight.peers,
+            timeout_ms: preflight.timeout_ms,
         })
     }
 }

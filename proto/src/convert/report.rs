@@ -226,6 +226,7 @@ impl From<PrepareFailed> for v1::PrepareFailed {
         let (kind, exit, taken_ports) = match failed.kind {
             PrepareFailure::Command(exit) => (v1::PrepareFailure::Command, Some(exit.into()), Vec::new()),
             PrepareFailure::Setup => (v1::PrepareFailure::Setup, None, Vec::new()),
+            PrepareFailure::Preflight => (v1::PrepareFailure::Preflight, None, Vec::new()),
             PrepareFailure::PortsTaken(ports) => {
                 let ports = ports.into_iter().map(|port| u32::from(port.0)).collect();
                 (v1::PrepareFailure::PortsTaken, None, ports)
@@ -253,6 +254,7 @@ impl TryFrom<v1::PrepareFailed> for PrepareFailed {
                 PrepareFailure::Command(need(failed.exit, "prepare_failed.exit")?.try_into()?)
             }
             v1::PrepareFailure::Setup => PrepareFailure::Setup,
+            v1::PrepareFailure::Preflight => PrepareFailure::Preflight,
             v1::PrepareFailure::PortsTaken => PrepareFailure::PortsTaken(
                 failed.taken_ports.into_iter().map(plan::port).collect::<Result<_, _>>()?,
             ),

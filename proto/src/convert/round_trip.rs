@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use trainyard_core::id::{Epoch, GangId, GangNo, Generation, JobId, NodeId, Rank};
 use trainyard_core::plan::task::{HostMount, PlannedFile, Role};
-use trainyard_core::plan::{Command as Program, NodePlan, PortSpace, TaskPlan};
+use trainyard_core::plan::{Command as Program, NodePlan, PortSpace, Preflight, TaskPlan};
 use trainyard_core::session::{
     Command, EndCause, GangPhase, GpuFact, HeldAttempt, HeldGang, Hello, NodeFacts, PrepareFailed,
     PrepareFailure, Report, TaskEnded, Welcome,
@@ -83,6 +83,12 @@ fn plan() -> impl Strategy<Value = NodePlan> {
             std_dir,
             execution_log: "execution.log".into(),
             preparation,
+            preflight: ports.first().map(|port| Preflight {
+                gpus: vec![GpuUuid("GPU-1".into())],
+                directories: vec!["/data".into()],
+                peers: vec![format!("10.0.0.4:{port}")],
+                timeout_ms: u64::from(*port),
+            }),
             ports: ports.into_iter().map(Port).collect(),
             tasks,
             notes: vec!["a note".into()],
@@ -202,7 +208,7 @@ proptest! {
     #[test]
     fn reports_survive_the_wire(reports in prop::collection::vec(report(), 0..5)) {
         let wire = v1::Reports { reports: reports.iter().cloned().map(Into::into).collect() };
-        let wire = v1::FromAgent { generation: 1, epoch: 2, body: Some(v1::from_agent::Body::Reports(wire)) };
+        let wire = v1::FromAgent { generation: 1, epoch: 2, body: Some(v1::from_agent::Body::Reports(wire)), ..Default::default() };
         prop_assert_eq!(Up::try_from(wire), Ok(Up::Reports(reports, None)));
     }
 
@@ -241,7 +247,7 @@ proptest! {
             last_generation: Generation(last),
         };
         let body = v1::from_agent::Body::Hello(hello_to_wire(hello.clone(), inventory.clone()));
-        let wire = v1::FromAgent { generation: 0, epoch: 0, body: Some(body) };
+        let wire = v1::FromAgent { generation: 0, epoch: 0, body: Some(body), ..Default::default() };
         prop_assert_eq!(Up::try_from(wire), Ok(Up::Hello(Box::new(hello), Box::new(inventory))));
     }
 
@@ -284,7 +290,7 @@ fn an_inventory_among_reports_is_handed_out_apart() {
         Report::GangEnded(GangId { job: JobId(1), gang: GangNo(1) }).into(),
     ];
     let body = Some(v1::from_agent::Body::Reports(v1::Reports { reports }));
-    let up = Up::try_from(v1::FromAgent { generation: 1, epoch: 1, body });
+    let up = Up::try_from(v1::FromAgent { generation: 1, epoch: 1, body, ..Default::default() });
     let report = Report::GangEnded(GangId { job: JobId(1), gang: GangNo(1) });
     assert_eq!(up, Ok(Up::Reports(vec![report], Some(Box::new(inventory)))));
 }

@@ -89,6 +89,8 @@ fn reason_word(reason: &EndReason) -> &'static str {
         EndReason::SetupFailed { .. } => "SetupFailed",
         EndReason::PortsTaken { .. } => "PortsTaken",
         EndReason::NodeLost { .. } => "NodeLost",
+        EndReason::GpuLost { .. } => "GpuLost",
+        EndReason::PreflightFailed { .. } => "PreflightFailed",
         EndReason::NotBuilt { .. } => "NotBuilt",
         EndReason::PlanFailed { .. } => "PlanFailed",
         EndReason::Terminated => "Terminated",

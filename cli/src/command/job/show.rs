@@ -71,13 +71,21 @@ fn tasks_table(tasks: &Value) -> String {
             cell(&task["name"]),
             cell(&task["rank"]),
             cell(&task["node"]),
-            cell(&task["state"]),
+            state(task),
             cell(&task["pid"]),
             exit_cell(task),
             gpus(&task["gpus"]),
         ]
     });
     output::table(["TASK", "RANK", "NODE", "STATE", "PID", "EXIT", "GPUS"], rows)
+}
+
+/// `unknown since ...`: its node is not heard of, and nobody knows whether it still runs.
+fn state(task: &Value) -> String {
+    match &task["unknownSince"] {
+        Value::Null => cell(&task["state"]),
+        since => format!("{} since {}", cell(&task["state"]), cell(since)),
+    }
 }
 
 fn exit_cell(task: &Value) -> String {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use trainyard_core::coordinator::drain::Drain;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::Stored;
 use trainyard_core::coordinator::state::{Job, JobPhase};
@@ -34,11 +35,16 @@ pub(super) fn stored(connection: &Connection, next_job: JobId) -> Result<Stored,
         }
     }
     let what = "load nodes";
-    let documents = self::rows(connection, what, "SELECT node, epoch, facts FROM nodes", [], |row| {
-        Ok((NodeId(text(row, 0)?), Epoch(row.get(1)?), text(row, 2)?))
+    let documents = self::rows(connection, what, "SELECT node, epoch, facts, drain FROM nodes", [], |row| {
+        let drain = row.get::<_, Option<String>>(3)?;
+        Ok((NodeId(text(row, 0)?), Epoch(row.get(1)?), text(row, 2)?, drain))
     })?;
     let mut nodes: Vec<(NodeId, Epoch, NodeFacts)> = Vec::with_capacity(documents.len());
-    for (node, epoch, facts) in documents {
+    let mut drains = Vec::new();
+    for (node, epoch, facts, drain) in documents {
+        if let Some(drain) = drain {
+            drains.push((node.clone(), json(what, &drain)?));
+        }
         nodes.push((node, epoch, json(what, &facts)?));
     }
     let Numbers { lost, restored, .. } = numbers(connection)?;
@@ -46,7 +52,7 @@ pub(super) fn stored(connection: &Connection, next_job: JobId) -> Result<Stored,
     let foreign = meta(connection, what, "foreign")?;
     let foreign: Vec<(NodeId, BTreeSet<GangId>)> =
         foreign.map(|text| json(what, &text)).transpose()?.unwrap_or_default();
-    Ok(Stored { jobs, plans, nodes, next_job, restored, lost, foreign: foreign.into_iter().collect() })
+    Ok(Stored { jobs, plans, nodes, drains, next_job, restored, lost, foreign: foreign.into_iter().collect() })
 }
 
 fn numbers(connection: &Connection) -> Result<Numbers, StoreError> {

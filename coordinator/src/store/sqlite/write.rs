@@ -101,6 +101,13 @@ fn apply(
             )?;
             Ok(None)
         }
+        Record::PutDrain { node, drain } => {
+            let what = "store a node's drain";
+            let drain = drain.as_ref().map(|drain| json(what, drain)).transpose()?;
+            let sql = "UPDATE nodes SET drain = ?2 WHERE node = ?1";
+            execute(connection, what, sql, params![node.0, drain])?;
+            Ok(None)
+        }
         Record::Journal(entry) => {
             execute(
                 connection,

@@ -105,5 +105,8 @@ fn word(answer: &Answer) -> &'static str {
         Answer::Welcome(_) => "welcome",
         Answer::Refused(_) => "refused",
         Answer::Stopping { .. } => "stopping",
+        Answer::NodeChanged(_) => "node changed",
+        Answer::NoSuchNode(_) => "no such node",
+        Answer::NodeConnected(_) => "node connected",
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use trainyard_core::coordinator::drain::Drain;
 use trainyard_core::coordinator::event::FinishedJob;
 use trainyard_core::coordinator::recover::{Stored, recover};
 use trainyard_core::coordinator::state::{Job, JobPhase};
@@ -23,7 +24,7 @@ use super::{What, World};
 use crate::workload::Shape;
 
 /// A session without a word for so long is closed, ms: three heartbeats.
-const SILENCE_MS: u64 = 30_000;
+const SILENCE_MS: u64 = 12_000;
 /// How often the driver looks whether there is space again, ms.
 const FULL_RETRY_MS: u64 = 1_000;
 /// How often a heartbeat is told to the core at most, ms.
@@ -66,6 +67,7 @@ pub(crate) struct Store {
     pub(crate) jobs: BTreeMap<JobId, Job>,
     plans: BTreeMap<GangId, Vec<NodePlan>>,
     nodes: BTreeMap<NodeId, (Epoch, NodeFacts)>,
+    drains: BTreeMap<NodeId, Drain>,
 }
 
 #[derive(Debug, Default)]
@@ -209,6 +211,7 @@ impl Coordinator {
                 .iter()
                 .map(|(id, (epoch, facts))| (id.clone(), *epoch, facts.clone()))
                 .collect(),
+            drains: self.store.drains.clone().into_iter().collect(),
             next_job: JobId(self.store.next_job),
             jobs,
             // No database goes back here.
@@ -408,6 +411,8 @@ impl World {
                     store.plans.retain(|gang, _| gang.job != id);
                 }
                 Record::PutNode { node, epoch, facts } => drop(store.nodes.insert(node, (epoch, facts))),
+                Record::PutDrain { node, drain: Some(drain) } => drop(store.drains.insert(node, drain)),
+                Record::PutDrain { node, drain: None } => drop(store.drains.remove(&node)),
                 Record::Journal(_) => {}
             }
         }
