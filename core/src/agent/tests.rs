@@ -473,8 +473,9 @@ fn fault_08_a_command_of_an_earlier_session_or_generation_changes_nothing() {
     let mut world = World::new();
     world.prepare(2, false, false);
     world.perform_all();
-    let (epoch, before) = (world.epoch, world.state.snapshot());
+    let epoch = world.epoch;
     world.connect();
+    let before = world.state.snapshot();
     for (generation, epoch) in [(1, epoch), (0, epoch + 1), (2, epoch + 1), (1, epoch + 2)] {
         for command in [
             Command::Start(gang(2)),
