@@ -76,6 +76,8 @@ impl Copier {
         let idle = shared.dirty.is_empty();
         shared.dirty.extend(files);
         if idle && !shared.dirty.is_empty() {
+            // A mirror that had nothing to do has not stalled.
+            shared.moved = Instant::now();
             // It fails only when the thread has died, and then there is nothing to tell.
             self.orders.send(Order::Copy).ok();
         }
