@@ -121,6 +121,18 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// The coordinator's process, while there is one.
+    #[must_use]
+    pub fn coordinator(&self) -> Option<&Daemon> {
+        self.coordinator.as_ref()
+    }
+
+    /// The process of a node's agent, while there is one.
+    #[must_use]
+    pub fn agent(&self, node: &str) -> Option<&Daemon> {
+        self.agents.get(node)
+    }
+
     /// The command that is the agent of a node.
     #[must_use]
     pub fn agent_command(&self, node: &str, address: &str) -> Command {

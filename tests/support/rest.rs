@@ -61,6 +61,20 @@ impl Rest {
         self.runtime.block_on(async { request.send().await.ok().map(|answer| answer.status().as_u16()) })
     }
 
+    /// Status of a POST without a body; `None` as for [`Rest::put`].
+    #[must_use]
+    pub fn post(&self, path: &str) -> Option<u16> {
+        let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        self.runtime.block_on(async { request.send().await.ok().map(|answer| answer.status().as_u16()) })
+    }
+
+    /// Status of a DELETE; `None` as for [`Rest::put`].
+    #[must_use]
+    pub fn delete(&self, path: &str) -> Option<u16> {
+        let request = self.client.delete(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        self.runtime.block_on(async { request.send().await.ok().map(|answer| answer.status().as_u16()) })
+    }
+
     /// Waits until the coordinator answers.
     pub fn until_healthy(&self) {
         until("the coordinator answers", || self.try_get("/healthz").filter(|(status, _)| *status == 200));

@@ -47,6 +47,11 @@ impl Sandbox {
         self.path(below).to_str().expect("a UTF-8 path").to_owned()
     }
 
+    /// From now on its folder stays when it ends: for somebody who looks why a test failed.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// `trainyard` with these arguments: with this sandbox's configuration, and none of the caller's.
     pub fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = Command::new(trainyard());
