@@ -105,7 +105,7 @@ enum Act {
     Effect(Effect),
     Greet { session: Session, greeting: Greeting, reply: oneshot::Sender<Greeting> },
     Leave,
-    Answer { answer: local::Answer, reply: oneshot::Sender<local::Answer> },
+    Answer { answer: Box<local::Answer>, reply: oneshot::Sender<local::Answer> },
     File { outbox: mpsc::UnboundedSender<Outgoing>, request: v1::FileRequest, allowed: bool },
     Pong(oneshot::Sender<()>),
 }
@@ -255,7 +255,7 @@ impl<J: Journal> Driver<J> {
             | Event::Commanded { .. }
             | Event::FileRequested { .. } => {}
             Event::Asked { request, reply } => {
-                let answer = view::answer(self, &request);
+                let answer = Box::new(view::answer(self, &request));
                 acts.push(Act::Answer { answer, reply });
             }
             Event::Pinged(reply) => acts.push(Act::Pong(reply)),

@@ -20,7 +20,7 @@ macro_rules! mutant {
 }
 
 #[cfg(mutants)]
-std::thread_local! {
+thread_local! {
     static CHOSEN: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
 }
 

@@ -149,7 +149,7 @@ impl<'a, 's> Faults<'a, 's> {
         if !self.is_counted && self.answers_before + 2 <= answers {
             self.answered_starts += 1;
         }
-        self.forget(self.fleet.coordinator().map(trainyard_tests::Daemon::pid));
+        self.forget(self.fleet.living_coordinator().map(trainyard_tests::Daemon::pid));
         self.fleet.kill_coordinator();
         self.counts.coordinator_kills += 1;
     }
@@ -213,7 +213,7 @@ impl<'a, 's> Faults<'a, 's> {
     /// At most one process of each node stands still, and none for long: no lease runs out.
     fn stop_one(&mut self) {
         let until = Instant::now() + Duration::from_millis(100 + self.noise.below(1400));
-        let coordinator = self.fleet.coordinator().and_then(|daemon| Process::of(daemon.pid()));
+        let coordinator = self.fleet.living_coordinator().and_then(|daemon| Process::of(daemon.pid()));
         let node = *self.noise.of(&NODES);
         let (process, node) = match self.noise.below(3) {
             0 => (coordinator, None),

@@ -26,7 +26,7 @@ pub(crate) fn check(sandbox: &Sandbox, fleet: &Fleet<'_>, groups: &BTreeSet<Path
 
 fn look(sandbox: &Sandbox, fleet: &Fleet<'_>, groups: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut left = Vec::new();
-    let daemons = NODES.iter().filter_map(|node| fleet.agent(node)).chain(fleet.coordinator());
+    let daemons = NODES.iter().filter_map(|node| fleet.agent(node)).chain(fleet.living_coordinator());
     let daemons: Vec<i32> = daemons.map(trainyard_tests::Daemon::pid).collect();
     let name = |process: &Process| format!("process {} {} ({})", process.pid, process.name, process.state);
     let others = sandbox.processes().into_iter().filter(|process| !daemons.contains(&process.pid));

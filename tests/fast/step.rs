@@ -336,7 +336,8 @@ impl World {
         let (agent, now) = (self.agents.get_mut(&id).expect("known node"), self.now.tick);
         if agent.fence <= now {
             // As the agent does it: what was not started while the lease lasted needs a fresh `Start`.
-            let lapsed = agent.held.values_mut().filter(|held| held.fenced && held.phase < GangPhase::Running);
+            let lapsed =
+                agent.held.values_mut().filter(|held| held.fenced && held.phase < GangPhase::Running);
             lapsed.for_each(|held| held.start_when_prepared = false);
         }
         let agent = &self.agents[&id];

@@ -123,7 +123,7 @@ impl<'a> Fleet<'a> {
 
     /// The coordinator's process, while there is one.
     #[must_use]
-    pub fn coordinator(&self) -> Option<&Daemon> {
+    pub fn living_coordinator(&self) -> Option<&Daemon> {
         self.coordinator.as_ref()
     }
 

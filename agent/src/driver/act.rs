@@ -44,7 +44,7 @@ impl<J: Journal> Driver<J> {
                     self.session = None;
                 }
                 // Whoever asked may be gone.
-                Act::Answer { answer, reply } => drop(reply.send(answer)),
+                Act::Answer { answer, reply } => drop(reply.send(*answer)),
                 Act::Pong(reply) => drop(reply.send(())),
                 Act::File { outbox, request, allowed } => self.serve_file(outbox, request, allowed),
             }

@@ -133,7 +133,7 @@ impl World {
             let alone = nodes.len() == 1;
             let late = nodes.iter().find(|node| !self.truth.prepared.contains(&(gang, (*node).clone())));
             if let Some(node) = late.filter(|_| !alone) {
-                return self.violate("12", format!("{attempt} starts before {node} was prepared"));
+                self.violate("12", format!("{attempt} starts before {node} was prepared"));
             }
         }
     }

@@ -100,7 +100,7 @@ kinds! {
     /// The next start on a node fails.
     LaunchFails = 3,
     /// A task cannot be killed for a while (a dead mount).
-    Unkillable = 0,
+    Unkillable = 2,
     /// The kernel ends a task for memory.
     OutOfMemory = 2,
 }

@@ -291,7 +291,7 @@ impl World {
 
     /// Texts are looked through in some runs only: it takes time.
     pub(crate) fn wants_texts(&self) -> bool {
-        self.seed % 16 == 0
+        self.seed.is_multiple_of(16)
     }
 }
 

@@ -51,7 +51,16 @@ pub(super) fn stored(connection: &Connection, next_job: JobId) -> Result<Stored,
     let foreign = meta(connection, what, "foreign")?;
     let foreign: Vec<(NodeId, BTreeSet<GangId>)> =
         foreign.map(|text| json(what, &text)).transpose()?.unwrap_or_default();
-    Ok(Stored { jobs, plans, nodes, drains, next_job, restored, lost, foreign: foreign.into_iter().collect() })
+    Ok(Stored {
+        jobs,
+        plans,
+        nodes,
+        drains,
+        next_job,
+        restored,
+        lost,
+        foreign: foreign.into_iter().collect(),
+    })
 }
 
 fn numbers(connection: &Connection) -> Result<Numbers, StoreError> {
