@@ -112,6 +112,8 @@ pub(super) struct Orphan {
     /// What the shim had written before it was killed.
     record: Option<ExitRecord>,
     is_unkillable_told: bool,
+    /// Why it ended, once its main process was seen to be gone.
+    cause: Option<Cause>,
 }
 
 impl Orphan {
@@ -128,7 +130,7 @@ impl Orphan {
         started: Option<Started>,
         record: Option<ExitRecord>,
     ) -> Orphan {
-        Orphan { id, attempt, started, record, is_unkillable_told: false }
+        Orphan { id, attempt, started, record, is_unkillable_told: false, cause: None }
     }
 
     /// Until nothing of it is left, or the supervisor ends.
@@ -177,8 +179,9 @@ impl Orphan {
                     self.is_unkillable_told = true;
                     shared.send(ShimEvent::Unkillable { attempt: self.id });
                 }
+                Effect::WriteRecord(seen) => self.cause = Some(seen.cause),
                 // The shim's own record stands.
-                Effect::TellUnkillable | Effect::WriteRecord(_) | Effect::Finish(_) => {}
+                Effect::TellUnkillable | Effect::Finish(_) => {}
             }
         }
     }
@@ -192,11 +195,12 @@ impl Orphan {
         let mut record = lost(self.id, self.started, wall_now(), UNSEEN);
         let ended = Event::MainEnded { exit: Exit::Unknown, at: record.ended, oom_kills: 0, leftovers: 0 };
         for effect in self.attempt.step(boot_now(), ended) {
-            if let Effect::WriteRecord(seen) = effect
-                && seen.cause != Cause::Itself
-            {
-                record.cause = seen.cause;
+            if let Effect::WriteRecord(seen) = effect {
+                self.cause.get_or_insert(seen.cause);
             }
+        }
+        if let Some(cause) = self.cause.filter(|cause| *cause != Cause::Itself) {
+            record.cause = cause;
         }
         record
     }

@@ -1,6 +1,8 @@
 //! Examples of a gang's life, and a small world that shakes the state machine: random orders, lost
 //! sessions, restarts at any point. The world keeps what a disk and the shims keep.
 
+mod orders;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
