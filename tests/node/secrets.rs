@@ -103,6 +103,8 @@ fn a_secret_is_in_its_tasks_environment_and_nowhere_else() {
         assert!(!holds(up_log(&sandbox).as_bytes()), "{when}: in the log");
     };
     outputs("while it runs");
+    let database = sandbox.path("state/up/coordinator/trainyard.db");
+    assert_eq!(tables_with_it(&database), ["job_secrets"]);
     fs::write(sandbox.path("audit/go"), "").expect("a file");
     let ended = rest.until_ended("secret");
     assert_eq!(ended["properties"]["trainyard"]["retriesUsed"], 1, "the retry got it as well: {ended:#}");
@@ -113,12 +115,11 @@ fn a_secret_is_in_its_tasks_environment_and_nowhere_else() {
 
     let mut found = Vec::new();
     files_with_it(&sandbox.path(""), &mut found);
-    let database = sandbox.path("state/up/coordinator/trainyard.db");
     let names: BTreeSet<&Path> = found.iter().map(PathBuf::as_path).collect();
     let write_ahead = sandbox.path("state/up/coordinator/trainyard.db-wal");
     let allowed = BTreeSet::from([database.as_path(), write_ahead.as_path()]);
     assert!(names.is_subset(&allowed), "{found:?}");
-    assert_eq!(tables_with_it(&database), ["job_secrets"]);
+    assert_eq!(tables_with_it(&database), [""; 0], "an ended job's secret is gone");
 
     drop(sandbox.run(["job", "delete", "secret"]).expect(0));
     assert_eq!(tables_with_it(&database), [""; 0], "a deleted job's secret is gone");
